@@ -1,0 +1,31 @@
+"""mfkit: why matrix factorization fails when it is re-implemented in PyTorch. Predict, measure, mend, recognise."""
+
+from mfkit import figures, initializers, measure, predict
+from mfkit.clipping import clip_grad_norm_
+from mfkit.data import Ratings
+from mfkit.datasets import movielens, synthetic
+from mfkit.losses import huber, mae, mse
+from mfkit.model import MatrixFactorization
+from mfkit.modules import rmse
+from mfkit.trainer import DivergenceError, History, TrainConfig, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "DivergenceError",
+    "History",
+    "MatrixFactorization",
+    "Ratings",
+    "TrainConfig",
+    "clip_grad_norm_",
+    "figures",
+    "huber",
+    "initializers",
+    "mae",
+    "measure",
+    "movielens",
+    "mse",
+    "predict",
+    "rmse",
+    "synthetic",
+    "train",
+]

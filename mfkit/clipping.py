@@ -1,0 +1,51 @@
+"""Gradient-norm clipping for dense and sparse gradients alike.
+
+    norm = sqrt(sum over parameters of ||grad||^2),   coefficient = min(1, max_norm / (norm + 1e-6))
+
+torch.nn.utils.clip_grad_norm_ raises on sparse gradients (pytorch#4829). A sparse gradient lists
+a row once for each time it was read; the entries must be summed (coalesced) before any norm is taken.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of all gradients together, a 0-d tensor. Coalesces sparse gradients in place (same gradient, summed)."""
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad.values())
+        else:
+            values.append(parameter.grad)
+    if not values:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in values]))
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
+    """min(1, max_norm / (norm + 1e-6)), as in torch; 1 where the norm is not finite: there is nothing to scale back."""
+    return torch.where(norm.isfinite(), (max_norm / (norm + 1e-6)).clamp(max=1.0), 1.0)
+
+
+@torch.no_grad()
+def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients by one coefficient so that their norm is at most max_norm; the norm *before*, a 0-d tensor.
+
+    max_norm: in units of the gradient, so of the objective: under reduction="sum" it must grow with the batch.
+    Raises ValueError for a max_norm that is not positive.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    parameters = list(parameters)
+    norm = grad_norm(parameters)
+    coefficient = clip_coefficient(norm, max_norm)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(coefficient)
+    return norm

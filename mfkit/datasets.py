@@ -1,0 +1,233 @@
+"""Two sources of ratings: a reference problem whose truth is known, and the official MovieLens files.
+
+synthetic:  r = mean + b_i + c_j + u_i . v_j + noise * N(0, 1)        interaction std 0.6, bias stds 0.3 and 0.4
+"""
+
+import hashlib
+import io
+import os
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pooch
+import torch
+
+from mfkit.data import Ratings
+
+MEAN, USER_BIAS_STD, ITEM_BIAS_STD, INTERACTION_STD = 3.5, 0.3, 0.4, 0.6
+EXACT_CELLS = 25_000_000  # tables up to this many cells are sampled by sorting all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a synthetic set was drawn from, float64: user_bias (m,), item_bias (n,), P (m, k), Q (n, k)."""
+
+    mean: float
+    user_bias: np.ndarray
+    item_bias: np.ndarray
+    P: np.ndarray
+    Q: np.ndarray
+
+    def __call__(self, ratings: Ratings) -> torch.Tensor:
+        """The noiseless ratings of these (user, item) pairs, (N,) float64."""
+        users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
+        interaction = np.einsum("nk,nk->n", self.P[users], self.Q[items])
+        return torch.from_numpy(self.mean + self.user_bias[users] + self.item_bias[items] + interaction)
+
+    def noise_floor(self, ratings: Ratings) -> float:
+        """RMSE of the truth itself on these ratings: what no model can beat on new ones, but by luck."""
+        return (self(ratings) - ratings.values.cpu().double()).square().mean().sqrt().item()
+
+
+def synthetic(
+    n_users: int = 943,
+    n_items: int = 1682,
+    n_ratings: int = 80_000,
+    rank: int = 8,
+    noise: float = 0.85,
+    seed: int = 0,
+    stars: bool = False,
+) -> tuple[Ratings, Truth]:
+    """The reference problem: MovieLens-100K's size and long tail, with a known truth.
+
+    Pairs are drawn without repetition with probability proportional to user activity, log-normal(1),
+    times item popularity, log-normal(1.4). noise: std of the Gaussian noise, in rating units.
+    stars=True rounds to whole stars and clips to 1 ... 5; the truth stays what it was before rounding.
+    Drawn by numpy: the same ratings on every machine. Raises ValueError for sizes that cannot be.
+    """
+    for name, value in {"n_users": n_users, "n_items": n_items, "n_ratings": n_ratings, "rank": rank}.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if n_ratings > n_users * n_items:
+        raise ValueError(f"n_ratings must be at most n_users * n_items = {n_users * n_items}, got {n_ratings}")
+    if not (noise >= 0 and np.isfinite(noise)):
+        raise ValueError(f"noise must be finite and at least 0, got {noise}")
+    rng = np.random.default_rng(seed)
+    activity, popularity = rng.lognormal(0, 1.0, n_users), rng.lognormal(0, 1.4, n_items)
+    scale = np.sqrt(INTERACTION_STD) / rank**0.25
+    truth = Truth(
+        MEAN,
+        USER_BIAS_STD * rng.standard_normal(n_users),
+        ITEM_BIAS_STD * rng.standard_normal(n_items),
+        scale * rng.standard_normal((n_users, rank)),
+        scale * rng.standard_normal((n_items, rank)),
+    )
+    cells = _draw_cells(activity / activity.sum(), popularity / popularity.sum(), n_ratings, rng)
+    users, items = torch.from_numpy(cells // n_items), torch.from_numpy(cells % n_items)
+    values = truth(Ratings(users, items, torch.zeros(n_ratings), n_users, n_items))
+    values = values + noise * torch.from_numpy(rng.standard_normal(n_ratings))
+    if stars:
+        values = values.round().clamp(1, 5)
+    return Ratings(users, items, values, n_users, n_items), truth
+
+
+def _draw_cells(p: np.ndarray, q: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n different cells i * len(q) + j in random order, drawn one after the other with probability p_i q_j.
+
+    Small tables: the n smallest of Exp(1) / (p_i q_j), which is that law (Efraimidis & Spirakis 2006).
+    Large ones: draw with repetition and drop what repeats, which is that law too, and cheap while sparse.
+    """
+    if len(p) * len(q) <= EXACT_CELLS:
+        keys = rng.standard_exponential((len(p), len(q))) / np.outer(p, q)
+        return rng.permutation(np.argpartition(keys, n - 1, axis=None)[:n])
+    cells = np.empty(0, np.int64)
+    while len(cells) < n:
+        size = n - len(cells) + n // 8
+        drawn = np.searchsorted(np.cumsum(p), rng.random(size)).clip(max=len(p) - 1) * len(q)
+        drawn += np.searchsorted(np.cumsum(q), rng.random(size)).clip(max=len(q) - 1)
+        cells = np.concatenate([cells, drawn])
+        cells = cells[np.sort(np.unique(cells, return_index=True)[1])]  # first occurrences, in order
+    return rng.permutation(cells[:n])
+
+
+@dataclass(frozen=True)
+class Source:
+    """An official file: its archive, the table in it, and how that is written."""
+
+    archive: str
+    sha256: str
+    member: str
+    separator: str  # "," with a header; "\t" and "::" without
+
+    @property
+    def url(self) -> str:
+        return f"{BASE_URL}/{self.archive}"
+
+
+BASE_URL = "https://files.grouplens.org/datasets/movielens"
+SOURCES = {
+    "latest-small": Source(
+        "ml-latest-small.zip",
+        "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+        "ml-latest-small/ratings.csv",
+        ",",
+    ),
+    "100k": Source(
+        "ml-100k.zip",
+        "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+        "ml-100k/u.data",
+        "\t",
+    ),
+    "1m": Source(
+        "ml-1m.zip",
+        "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+        "ml-1m/ratings.dat",
+        "::",
+    ),
+    "10m": Source(
+        "ml-10m.zip",
+        "813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862",
+        "ml-10M100K/ratings.dat",
+        "::",
+    ),
+    "20m": Source(
+        "ml-20m.zip",
+        "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+        "ml-20m/ratings.csv",
+        ",",
+    ),
+    "25m": Source(
+        "ml-25m.zip",
+        "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa",
+        "ml-25m/ratings.csv",
+        ",",
+    ),
+    "32m": Source(
+        "ml-32m.zip",
+        "e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee",
+        "ml-32m/ratings.csv",
+        ",",
+    ),
+}
+
+
+def movielens(name: str) -> Ratings:
+    """An official MovieLens set: "latest-small", "100k", "1m", "10m", "20m", "25m" or "32m".
+
+    Downloaded from GroupLens on first use into `data_dir()`, its sha256 verified each time, parsed in memory; a
+    verified archive that is there already needs no network. Original ids are kept. Raises KeyError for
+    an unknown name, ValueError for a file that is not the expected one, ConnectionError where it cannot be had.
+    """
+    return read_archive(fetch(name), SOURCES[name])
+
+
+def data_dir() -> Path:
+    """Where archives are kept: $MFKIT_DATA, or data/ in the repository, or the user's cache."""
+    if given := os.environ.get("MFKIT_DATA"):
+        return Path(given)
+    repository = Path(__file__).resolve().parent.parent
+    return repository / "data" if (repository / "pyproject.toml").exists() else Path(pooch.os_cache("mfkit"))
+
+
+def fetch(name: str) -> Path:
+    """The verified archive of a MovieLens set on disk, downloaded where it is missing; errors as `movielens`."""
+    if name not in SOURCES:
+        raise KeyError(f"name must be one of {', '.join(SOURCES)}; got {name!r}")
+    source = SOURCES[name]
+    path = data_dir() / source.archive
+    if path.exists():
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        if actual == source.sha256:
+            return path
+        aside = path.with_suffix(".zip.bad")
+        with suppress(OSError):  # a read-only folder: the error below says the same
+            path.replace(aside)
+        raise ValueError(
+            f"{path} must have sha256 {source.sha256}, got {actual}: truncated, altered, or a newer edition. "
+            f"Moved aside to {aside.name} where the folder allows it; call again to download it anew. {_NOTE}"
+        )
+    try:
+        pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=source.archive, path=path.parent)
+    except ValueError as error:  # pooch's: the hash differs; nothing was kept under the archive's name
+        raise ValueError(f"{source.url} is not the file with sha256 {source.sha256}: {error} {_NOTE}") from error
+    except Exception as error:
+        raise ConnectionError(
+            f"cannot download {source.url} ({type(error).__name__}: {error}). Remedy: put that file into {path.parent} "
+            "yourself, or set MFKIT_DATA to a folder that holds it. GroupLens's certificate has been reported "
+            "expired at times; the sha256 is checked however the file came."
+        ) from error
+    return path
+
+
+_NOTE = "GroupLens changes ml-latest-small now and then: then its new hash belongs into mfkit.datasets.SOURCES."
+
+
+def read_archive(path: Path, source: Source) -> Ratings:
+    """Parse the ratings table of an archive, in memory. ValueError where it is not what `source` says."""
+    layout = {
+        ",": {"sep": ",", "header": 0, "usecols": [0, 1, 2]},
+        "\t": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
+        "::": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # pandas' fast parser takes one character only
+    }[source.separator]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            table = io.BytesIO(archive.read(source.member))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} must be a zip archive with {source.member}, got: {error}") from error
+    frame = pd.read_csv(table, **layout)
+    frame.columns = ["user", "item", "rating"]
+    return Ratings.from_frame(frame)
