@@ -7,14 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from mfkit.data import Ratings
 
 
-def save(path: str | Path, state: dict, config, ratings: Ratings) -> None:
-    """Write `state` (tensors, numbers, strings) to a temporary name beside `path`, then move it into place."""
+def save(
+    path: str | Path, model: nn.Module, optimizer: Optimizer, records: list, best: dict | None, config, ratings: Ratings
+) -> None:
+    """Write the state of a run to a temporary name beside `path`, then move it into place."""
     path = Path(path)
-    state = {**state, "config": asdict(config), "ratings": _fingerprint(ratings)}
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"], "records": records}
+    state |= {"best": best, "config": asdict(config), "ratings": _fingerprint(ratings)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -28,19 +33,41 @@ def save(path: str | Path, state: dict, config, ratings: Ratings) -> None:
         raise
 
 
-def load(path: str | Path, config, ratings: Ratings) -> dict:
-    """The saved state. ValueError for a broken file, other ratings, or a config that differs in more than `epochs`."""
+def restore(
+    path: str | Path | None, resume: bool, model: nn.Module, optimizer: Optimizer, config, ratings: Ratings
+) -> tuple[list, dict | None]:
+    """Put a saved run back into model and optimizer; its (records, best state), or ([], None) where none is saved.
+
+    Raises ValueError for a file that is there without `resume`, a folder that is not, a broken file, other ratings,
+    another model, or a config that differs in more than `epochs`.
+    """
+    if path is None:
+        if resume:
+            raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
+        return [], None
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"checkpoint={str(path)!r} must lie in a folder that exists")
+    if not path.exists():
+        return [], None
+    if not resume:
+        raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved, fingerprint = state["config"], state["ratings"]
     except Exception as error:
         raise ValueError(f"checkpoint={str(path)!r} must be a file that train wrote, got: {error}") from error
     for name, value in asdict(config).items():
-        if name != "epochs" and saved[name] != value:
-            raise ValueError(f"config.{name} must be the checkpoint's {saved[name]!r} to resume, got {value!r}")
+        if name != "epochs" and saved.get(name) != value:
+            raise ValueError(f"config.{name} must be the checkpoint's {saved.get(name)!r} to resume, got {value!r}")
     if fingerprint != _fingerprint(ratings):
         raise ValueError(f"ratings must be the checkpoint's, in their order, to resume, got others: {ratings}")
-    return state
+    shapes = [{name: x.shape for name, x in tensors.items()} for tensors in (state["model"], model.state_dict())]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"model must be the checkpoint's, with {shapes[0]}, to resume, got {shapes[1]}")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})  # this device's own options
+    return state["records"], state["best"]
 
 
 def _fingerprint(ratings: Ratings) -> list[float]:

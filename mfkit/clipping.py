@@ -14,18 +14,13 @@ from torch import Tensor, nn
 
 def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, a 0-d tensor. Coalesces sparse gradients in place (same gradient, summed)."""
-    values = []
+    norms = []
     for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-            values.append(parameter.grad.values())
-        else:
-            values.append(parameter.grad)
-    if not values:
-        return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in values]))
+        if (grad := parameter.grad) is not None:
+            if grad.is_sparse:
+                parameter.grad = grad.coalesce()
+            norms.append(torch.linalg.vector_norm(parameter.grad.values() if grad.is_sparse else grad))
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
 def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
@@ -42,10 +37,9 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
     norm = grad_norm(parameters)
     coefficient = clip_coefficient(norm, max_norm)
     for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(coefficient)
+        parameter.grad.mul_(coefficient)
     return norm

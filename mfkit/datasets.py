@@ -6,6 +6,7 @@ synthetic:  r = mean + b_i + c_j + u_i . v_j + noise * N(0, 1)        interactio
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,40 +128,22 @@ SOURCES = {
         ",",
     ),
     "100k": Source(
-        "ml-100k.zip",
-        "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-        "ml-100k/u.data",
-        "\t",
+        "ml-100k.zip", "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229", "ml-100k/u.data", "\t"
     ),
     "1m": Source(
-        "ml-1m.zip",
-        "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-        "ml-1m/ratings.dat",
-        "::",
+        "ml-1m.zip", "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20", "ml-1m/ratings.dat", "::"
     ),
     "10m": Source(
-        "ml-10m.zip",
-        "813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862",
-        "ml-10M100K/ratings.dat",
-        "::",
+        "ml-10m.zip", "813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862", "ml-10M100K/ratings.dat", "::"
     ),
     "20m": Source(
-        "ml-20m.zip",
-        "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
-        "ml-20m/ratings.csv",
-        ",",
+        "ml-20m.zip", "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3", "ml-20m/ratings.csv", ","
     ),
     "25m": Source(
-        "ml-25m.zip",
-        "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa",
-        "ml-25m/ratings.csv",
-        ",",
+        "ml-25m.zip", "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa", "ml-25m/ratings.csv", ","
     ),
     "32m": Source(
-        "ml-32m.zip",
-        "e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee",
-        "ml-32m/ratings.csv",
-        ",",
+        "ml-32m.zip", "e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee", "ml-32m/ratings.csv", ","
     ),
 }
 
@@ -178,7 +161,7 @@ def movielens(name: str) -> Ratings:
 def data_dir() -> Path:
     """Where archives are kept: $MFKIT_DATA, or data/ in the repository, or the user's cache."""
     if given := os.environ.get("MFKIT_DATA"):
-        return Path(given)
+        return Path(given).expanduser()
     repository = Path(__file__).resolve().parent.parent
     return repository / "data" if (repository / "pyproject.toml").exists() else Path(pooch.os_cache("mfkit"))
 
@@ -190,7 +173,8 @@ def fetch(name: str) -> Path:
     source = SOURCES[name]
     path = data_dir() / source.archive
     if path.exists():
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual == source.sha256:
             return path
         aside = path.with_suffix(".zip.bad")
@@ -200,8 +184,10 @@ def fetch(name: str) -> Path:
             f"{path} must have sha256 {source.sha256}, got {actual}: truncated, altered, or a newer edition. "
             f"Moved aside to {aside.name} where the folder allows it; call again to download it anew. {_NOTE}"
         )
+    pooch.get_logger().setLevel("WARNING")  # no text into notebooks; on a terminal, a bar
+    options = {"fname": source.archive, "path": path.parent, "progressbar": sys.stderr.isatty()}
     try:
-        pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=source.archive, path=path.parent)
+        pooch.retrieve(source.url, f"sha256:{source.sha256}", **options)
     except ValueError as error:  # pooch's: the hash differs; nothing was kept under the archive's name
         raise ValueError(f"{source.url} is not the file with sha256 {source.sha256}: {error} {_NOTE}") from error
     except Exception as error:

@@ -54,7 +54,6 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "legend.frameon": False,
-    "svg.hashsalt": "mfkit",
     "svg.fonttype": "path",
     "axes.prop_cycle": plt.cycler(color=[c for name, c in COLORS.items() if name not in ("reference", "theory")]),
 }
@@ -94,7 +93,6 @@ class Claim:
     measured: float | str | bool
     tolerance: float
     repeat: float
-    timing: bool
 
     @property
     def verdict(self) -> str:
@@ -109,15 +107,12 @@ class Claim:
         return "HOLDS" if holds else "FAILS"
 
 
-def claim(
-    id: str, statement: str, predicted, measured, tolerance: float = 0.0, *, repeat: float = 0.02, timing: bool = False
-) -> Claim:
+def claim(id: str, statement: str, predicted, measured, tolerance: float = 0.0, *, repeat: float = 0.02) -> Claim:
     """A claim that could fail.
 
     predicted: a number (HOLDS if |measured - predicted| <= tolerance * |predicted|; absolute where 0 is predicted),
         ("<", bound) or another of < <= > >=, or a word or truth value that must be equal.
-    tolerance: of the prediction, relative. repeat: of the measurement, relative, when somebody runs it again on
-        another processor. timing: re-measured and shown, never compared.
+    tolerance: of the prediction, relative. repeat: of the measurement, relative, when it is run again elsewhere.
     Raises ValueError for an id that is not lower-case-with-dashes or a bound that is not a number.
     """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", id):
@@ -127,7 +122,7 @@ def claim(
         if operator not in OPERATORS or not math.isfinite(bound):
             raise ValueError(f"predicted must be (one of {' '.join(OPERATORS)}, a finite number), got {predicted!r}")
         predicted = [operator, float(bound)]
-    return Claim(id, statement, _plain(predicted), _plain(measured), float(tolerance), float(repeat), timing)
+    return Claim(id, statement, _plain(predicted), _plain(measured), float(tolerance), float(repeat))
 
 
 def _plain(value):
@@ -184,7 +179,8 @@ def save(
 
     data: what is plotted, one row a point. claims: what the figure shows. caption: states the finding.
     config: a TrainConfig or a dict of settings. tolerance: how far numbers of `data` may lie from the
-    committed ones, relative to their column's largest; timing=True exempts them all.
+    committed ones, relative to their column's largest. timing=True: seconds, or what depends on them;
+    measured and shown again by every run, never compared and, once committed, not overwritten.
     Raises ValueError for an id that no notebook's number starts, or claims with the same id.
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", id):
@@ -194,7 +190,8 @@ def save(
     folder = directory()
     folder.mkdir(parents=True, exist_ok=True)
     partial = {suffix: folder / f".{id}.{suffix}" for suffix in ("svg", "png", "csv", "json")}
-    fig.savefig(partial["svg"], metadata={"Date": None, "Creator": None})
+    with plt.rc_context({"svg.hashsalt": "mfkit"}):
+        fig.savefig(partial["svg"], metadata={"Date": None, "Creator": None})
     fig.savefig(partial["png"], metadata={"Software": None})
     data.to_csv(partial["csv"], index=False, float_format="%.9g", lineterminator="\n")
     notebooks = sorted((ROOT / "notebooks").glob(f"{id[:2]}_*.ipynb"))
@@ -238,19 +235,18 @@ def problems(committed: Path, again: Path, ids: Iterable[str]) -> list[str]:
             found.append(f"{id}: {'not made again' if id in old_records else 'made, but not committed'}")
             continue
         old, new = old_records[id], new_records[id]
+        if old["timing"]:
+            continue
         before, after = ({c["id"]: c for c in record["claims"]} for record in (old, new))
         found += [f"{id}: claim {name} is in one record only" for name in sorted(before.keys() ^ after.keys())]
         for name in before.keys() & after.keys():
             a, b = before[name], after[name]
-            if a["timing"]:
-                continue
             if a["verdict"] != b["verdict"]:
                 found.append(f"{id}: claim {name} was {a['verdict']}, is {b['verdict']} (measured {b['measured']})")
             for part in ("predicted", "measured"):
                 if not _near(a[part], b[part], a["repeat"]):
                     found.append(f"{id}: claim {name} {part} {a[part]}, now {b[part]} (tolerance {a['repeat']})")
-        if not old["timing"]:
-            found += _table_problems(id, committed / f"{id}.csv", again / f"{id}.csv", old["tolerance"])
+        found += _table_problems(id, committed / f"{id}.csv", again / f"{id}.csv", old["tolerance"])
     return found
 
 

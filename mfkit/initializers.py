@@ -32,20 +32,18 @@ def he_(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Prediction std: 2 / sqrt(d), whatever the number of rows (He et al. 2015, eq. 10, meant a ReLU layer).
     """
-    std = math.sqrt(2 / _factors(model)[0].embedding_dim)
-    return _fill(model, std, std, seed)
+    return normal_(model, math.sqrt(2 / _factors(model)[0].embedding_dim), seed)
 
 
 def scaled_(model: nn.Module, prediction_std: float = 0.1, seed: int = 0) -> nn.Module:
     """A chosen prediction std t: sU = sV = sqrt(t) / d^(1/4).
 
-    prediction_std: in units of the ratings; 0.1 is a tenth of a 1-5-star set's spread, small enough
-    not to be unlearned and far enough from the saddle at zero. Raises ValueError if not positive.
+    prediction_std: in units of the ratings; 0.1 is a tenth of a 1-5-star set's spread, small enough not to be
+    unlearned and far enough from the saddle at zero. Raises ValueError where it is not positive.
     """
     if not (prediction_std > 0 and math.isfinite(prediction_std)):
         raise ValueError(f"prediction_std must be positive and finite, got {prediction_std}")
-    std = math.sqrt(prediction_std) / _factors(model)[0].embedding_dim ** 0.25
-    return _fill(model, std, std, seed)
+    return normal_(model, math.sqrt(prediction_std) / _factors(model)[0].embedding_dim ** 0.25, seed)
 
 
 def _factors(model: nn.Module) -> tuple[nn.Embedding, nn.Embedding]:

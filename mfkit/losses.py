@@ -8,17 +8,15 @@ No 1/2 anywhere. Losses are elementwise, (B,) -> (B,); the trainer reduces once,
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 
 def error(prediction: Tensor, target: Tensor) -> Tensor:
     """e = prediction - target, (B,). Raises ValueError where shapes differ: (B, 1) - (B,) broadcasts to (B, B)."""
     if prediction.shape != target.shape:
+        shapes = f"{tuple(target.shape)}, got {tuple(prediction.shape)}"
         hint = "; return prediction.squeeze(-1)" if prediction.shape == (*target.shape, 1) else ""
-        raise ValueError(
-            f"prediction must have the target's shape {tuple(target.shape)}, got {tuple(prediction.shape)}{hint}"
-        )
+        raise ValueError(f"prediction must have the target's shape {shapes}{hint}")
     return prediction - target
 
 
@@ -45,7 +43,8 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0, scale: str = "
     if scale not in ("mse", "torch"):
         raise ValueError(f"scale must be 'mse' or 'torch', got {scale!r}")
     size = error(prediction, target).abs()
-    loss = torch.where(size <= delta, size.square(), delta * (2 * size - delta))
+    inside = size.clamp(max=delta)
+    loss = inside * (2 * size - inside)  # both branches at once, so that delta = inf is exactly mse
     return loss if scale == "mse" else loss / 2
 
 

@@ -5,8 +5,7 @@ prediction = mean + b_i + c_j + u_i . v_j          (Koren, Bell & Volinsky 2009,
 users i, items j: (B,) int64      prediction: (B,)      u_i, v_j: (B, n_factors)
 """
 
-from collections.abc import Iterator
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,41 +18,37 @@ class MatrixFactorization(nn.Module):
     biases: one number a user (b) and an item (c), starting at zero.
     sparse: gradients as sparse tensors, for optimizers that can use them.
 
-    Factors start from N(0, s^2) with s = sqrt(0.1) / d^(1/4), so that predictions start with a
-    std of 0.1 around the mean (`initializers.scaled_`), not from nn.Embedding's N(0, 1),
-    whose predictions have a std of sqrt(d). Raises ValueError for sizes that make no model.
+    Factors start from N(0, s^2) with s = sqrt(0.1) / d^(1/4), so that predictions start with a std of 0.1 around
+    the mean (`initializers.scaled_`), not from nn.Embedding's N(0, 1), whose predictions have a std of sqrt(d).
+    Raises ValueError for sizes that make no model.
     """
 
     def __init__(self, n_users: int, n_items: int, n_factors: int, *, mean=0.0, biases=True, sparse=False):
         super().__init__()
         for name, size, least in (("n_users", n_users, 1), ("n_items", n_items, 1), ("n_factors", n_factors, 0)):
-            if isinstance(size, bool) or size != int(size) or size < least:
+            if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {size!r}")
         if n_factors == 0 and not biases:
-            raise ValueError(
-                "n_factors=0 with biases=False leaves nothing to train; want n_factors >= 1 or biases=True"
-            )
-        mean = torch.tensor(float(mean))
-        if not mean.isfinite():
-            raise ValueError(f"mean must be finite, got {mean.item()}")
+            raise ValueError("n_factors=0 with biases=False leaves nothing to train; want n_factors >= 1 or biases")
+        if not np.isfinite(float(mean)):
+            raise ValueError(f"mean must be finite, got {mean}")
         self.n_users, self.n_items, self.n_factors = int(n_users), int(n_items), int(n_factors)
-        self.register_buffer("mean", mean)
+        self.register_buffer("mean", torch.tensor(float(mean)))
         self.user_factors = self.item_factors = self.user_bias = self.item_bias = None
         if n_factors:
-            std = 0.1**0.5 / n_factors**0.25
             self.user_factors = nn.Embedding(n_users, n_factors, sparse=sparse)
             self.item_factors = nn.Embedding(n_items, n_factors, sparse=sparse)
-            nn.init.normal_(self.user_factors.weight, std=std)
-            nn.init.normal_(self.item_factors.weight, std=std)
+            for table in (self.user_factors, self.item_factors):
+                nn.init.normal_(table.weight, std=0.1**0.5 / n_factors**0.25)
         if biases:
             self.user_bias = nn.Embedding(n_users, 1, sparse=sparse)
             self.item_bias = nn.Embedding(n_items, 1, sparse=sparse)
-            nn.init.zeros_(self.user_bias.weight)
-            nn.init.zeros_(self.item_bias.weight)
+            for table in (self.user_bias, self.item_bias):
+                nn.init.zeros_(table.weight)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """(B,), (B,) -> (B,). The product is row by row: U[users] @ V[items].T would compute (B, B) numbers."""
-        prediction = self.mean.expand(len(users))
+        prediction = self.mean.expand(users.shape)
         if self.user_bias is not None:
             prediction = prediction + self.user_bias(users).squeeze(-1) + self.item_bias(items).squeeze(-1)
         if self.n_factors:
@@ -63,13 +58,10 @@ class MatrixFactorization(nn.Module):
     @torch.no_grad()
     def predict(self, users: Tensor, items: Tensor, *, chunk: int = 65_536) -> Tensor:
         """Predictions for any number of pairs, (K,), `chunk` pairs at a time; IndexError for an id without a row."""
-        device = self.mean.device
-        users, items = (torch.as_tensor(ids, device=device) for ids in (users, items))
-        if users.shape != items.shape or users.ndim != 1:
-            raise ValueError(f"users and items must both be (K,), got {tuple(users.shape)}, {tuple(items.shape)}")
-        _check_range("users", users, self.n_users)
-        _check_range("items", items, self.n_items)
-        return torch.cat([self(u, i) for u, i in zip(_chunks(users, chunk), _chunks(items, chunk), strict=True)])
+        users, items = self._rows("users", users, self.n_users), self._rows("items", items, self.n_items)
+        if len(users) != len(items):
+            raise ValueError(f"users and items must have one length, got {len(users)} and {len(items)}")
+        return torch.cat([self(u, i) for u, i in zip(_split(users, chunk), _split(items, chunk), strict=True)])
 
     @torch.no_grad()
     def top_k(self, users: Tensor, k: int, *, exclude=None, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -78,33 +70,40 @@ class MatrixFactorization(nn.Module):
         Peak memory is chunk * n_items scores, whatever the number of users. exclude: Ratings whose pairs
         are left out (what a user has rated already); where fewer than k items remain, the prediction is -inf.
         """
-        users = torch.as_tensor(users, device=self.mean.device)
-        _check_range("users", users, self.n_users)
+        users, found = self._rows("users", users, self.n_users), []
         if not 1 <= k <= self.n_items:
             raise ValueError(f"k must lie in [1, n_items] = [1, {self.n_items}], got {k}")
-        found = []
-        for part in _chunks(users, chunk):
-            scores_KI = self.mean.expand(len(part), self.n_items).clone()
+        if exclude is not None:
+            exclude = exclude.to(users.device)
+            self._rows("exclude.items", exclude.items, self.n_items)
+        for part in _split(users, chunk):
+            rows, of_row = part.unique(return_inverse=True)  # sorted; a user asked for twice is scored once
+            scores_KI = self.mean.expand(len(rows), self.n_items).clone()
             if self.user_bias is not None:
-                scores_KI += self.user_bias(part) + self.item_bias.weight.T
+                scores_KI += self.user_bias(rows) + self.item_bias.weight.T
             if self.n_factors:
-                scores_KI += self.user_factors(part) @ self.item_factors.weight.T
+                scores_KI += self.user_factors(rows) @ self.item_factors.weight.T
             if exclude is not None:
-                seen = torch.isin(exclude.users, part)
-                row, of_part = part.sort()
-                at = torch.searchsorted(row, exclude.users[seen])
-                scores_KI[of_part[at], exclude.items[seen]] = -torch.inf
-            found.append(scores_KI.topk(k))
-        return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+                seen = torch.isin(exclude.users, rows)
+                scores_KI[torch.searchsorted(rows, exclude.users[seen]), exclude.items[seen]] = -torch.inf
+            found.append([best[of_row] for best in scores_KI.topk(k)])
+        predictions, items = (torch.cat(column) for column in zip(*found, strict=True))
+        return predictions, items
+
+    def _rows(self, name: str, given, size: int) -> Tensor:
+        """Row numbers (K,) from any vector of integers, as int64 on the model's device, each in [0, size)."""
+        ids = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+        if ids.ndim != 1:
+            raise ValueError(f"{name} must have shape (K,), got {tuple(ids.shape)}")
+        if len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool):
+            raise TypeError(f"{name} must be integers, got dtype {ids.dtype}")
+        ids = ids.to(self.mean.device, torch.int64)
+        if (wrong := (ids < 0) | (ids >= size)).any():
+            raise IndexError(f"{name} must lie in [0, {size}), the model's rows, got {ids[wrong][0].item()}")
+        return ids
 
 
-def _chunks(ids: Tensor, size: int) -> Iterator[Tensor]:
-    if size < 1:
-        raise ValueError(f"chunk must be at least 1, got {size}")
-    return iter(ids.split(size))
-
-
-def _check_range(name: str, ids: Tensor, size: int) -> None:
-    if len(ids) and (ids.min() < 0 or ids.max() >= size):
-        bad = ids[(ids < 0) | (ids >= size)][0].item()
-        raise IndexError(f"{name} must lie in [0, n_{name}) = [0, {size}), got {bad}")
+def _split(ids: Tensor, chunk: int) -> tuple[Tensor, ...]:
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    return ids.split(chunk)

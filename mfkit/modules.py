@@ -1,8 +1,12 @@
-"""What can be known of any nn.Module that maps (users, items), (B,) int64 each, to predictions (B,)."""
+"""What can be known of a run before it starts, and of any nn.Module that maps (users, items) to predictions.
+
+users, items: (B,) int64      prediction: (B,)
+"""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +24,18 @@ def factor_weights(model: nn.Module) -> list[Tensor]:
     """U and V of a model that names them user_factors and item_factors; every parameter of another one."""
     ours = [getattr(model, name, None) for name in ("user_factors", "item_factors")]
     return [t.weight for t in ours] if all(isinstance(t, nn.Embedding) for t in ours) else list(model.parameters())
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """model.train(training) inside the block; afterwards each submodule is in the mode it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager
@@ -45,34 +61,86 @@ def rows_read(model: nn.Module) -> Iterator[list[Tensor]]:
         )
 
 
-def check_fit(model: nn.Module, ratings: Ratings, name: str) -> None:
+def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = False) -> None:
     """Predict the two ratings with the largest ids, so that a misfit is named before it crashes or broadcasts.
 
-    Raises IndexError for a table with too few rows, ValueError for a prediction that is not (B,).
-    `name` is what the caller calls these ratings. Parameters, mode and random state stay as they are.
+    name: what the caller calls these ratings. trains: whether the prediction must carry a gradient.
+    Raises IndexError for a table with too few rows, ValueError for a prediction that is not (B,), TypeError for one
+    that is no tensor. Parameters, mode and random state stay as they are.
     """
-    tables = embedding_tables(model)
+    if not isinstance(ratings, Ratings):
+        raise TypeError(f"{name} must be a Ratings, got {type(ratings).__name__}")
+    paths = {table: path for path, table in embedding_tables(model).items()}
 
-    def check(table: nn.Embedding, ids: tuple[Tensor, ...]) -> None:
-        if (largest := int(ids[0].max())) >= table.num_embeddings:
-            label = next(path for path, module in tables.items() if module is table)
-            raise IndexError(
-                f"model.{label} must have at least {largest + 1} rows for id {largest} in {name}, "
-                f"got {table.num_embeddings}"
-            )
+    def check(table: nn.Embedding, given: tuple[Tensor, ...]) -> None:
+        for ids in given:
+            if (largest := int(ids.max())) >= table.num_embeddings:
+                needs = f"at least {largest + 1} rows for id {largest} in {name}"
+                raise IndexError(f"model.{paths[table]} must have {needs}, got {table.num_embeddings}")
 
     pairs = torch.stack([ratings.users.argmax(), ratings.items.argmax()])
-    hooks = [table.register_forward_pre_hook(check) for table in tables.values()]
-    was_training = model.training
-    model.eval()
+    parameter = next(model.parameters(), ratings.values)
+    users, items, values = (c[pairs].to(parameter.device) for c in (ratings.users, ratings.items, ratings.values))
+    hooks = [table.register_forward_pre_hook(check) for table in paths]
     try:
-        with torch.no_grad():
-            prediction = model(ratings.users[pairs], ratings.items[pairs])
-        losses.error(prediction, ratings.values[pairs])
+        with in_mode(model, False), torch.set_grad_enabled(trains):
+            prediction = model(users, items)
+    except IndexError as error:
+        if str(error).startswith("model."):
+            raise
+        largest = f"user {users.max()} and item {items.max()}"
+        raise IndexError(f"model must have rows for {largest} of {name}, got: {error}") from error
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
+    if not isinstance(prediction, Tensor):
+        raise TypeError(f"model must return a tensor of predictions, got {type(prediction).__name__}")
+    losses.error(prediction, values)
+    if trains and not prediction.requires_grad:
+        raise ValueError("prediction must carry a gradient, got none: does forward use detach, no_grad or .data?")
+
+
+NUMBERS = (  # fields of a TrainConfig, in words what each must be, its type, its least value
+    (("batch_size", "epochs", "patience"), "an integer of at least 1", (int, Integral), 1),
+    (("seed",), "an integer of at least 0", (int, Integral), 0),
+    (("l2", "l1", "momentum", "weight_decay"), "a finite number of at least 0", (float, Real), 0),
+    (("lr", "delta", "clip_norm"), "a finite number above 0", (float, Real), math.ulp(0)),  # the least float above 0
+)
+
+
+def check_config(config, choices: dict) -> None:
+    """Each field of a TrainConfig by itself: ValueError that names it. numpy's numbers become Python's.
+
+    choices: the names that a field may hold, by field. None is fine where it is the field's default.
+    """
+    for name, known in choices.items():
+        if (value := getattr(config, name)) not in list(known):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    for names, wanted, (python, kind), least in NUMBERS:
+        for name in names:
+            value = getattr(config, name)
+            if value is None and getattr(type(config), name) is None:
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+            object.__setattr__(config, name, python(value))
+
+
+def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config) -> None:
+    """The arguments of `train` against each other: TypeError, ValueError or IndexError for what does not fit."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"model must have parameters to train, got {type(model).__name__} with none")
+    check_fit(model, ratings, "ratings", trains=True)
+    if validation is not None:
+        check_fit(model, validation, "validation")
+    elif config.patience:
+        raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
+    sparse = any(table.sparse for table in embedding_tables(model).values())
+    if sparse and (config.optimizer != "sgd" or config.weight_decay):
+        got = f"{config.optimizer!r} and weight_decay={config.weight_decay}"
+        raise ValueError(f"optimizer must be 'sgd' without weight_decay for a model with sparse=True, got {got}")
 
 
 @torch.no_grad()
@@ -80,16 +148,18 @@ def rmse(model: nn.Module, ratings: Ratings, clip: tuple[float, float] | None = 
     """Root mean squared error in rating units, accumulated in float64.
 
     clip: rating range to clip predictions to, e.g. (1, 5), as Surprise and most libraries do; None (default)
-    scores what the model says. chunk: pairs predicted at a time, which bounds memory.
+    scores what the model says. chunk: pairs predicted at a time, which bounds memory. Errors as `check_fit`.
     """
-    parameter = next(model.parameters(), None)
-    ratings = ratings if parameter is None else ratings.to(parameter.device)
+    if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
+        raise ValueError(f"clip must be (lowest, highest) rating, got {clip}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_fit(model, ratings, "ratings")
+    ratings, total = ratings.to(next(model.parameters(), ratings.values).device), 0.0
     columns = (column.split(chunk) for column in (ratings.users, ratings.items, ratings.values))
-    was_training, total = model.training, 0.0
-    model.eval()
-    for users, items, values in zip(*columns, strict=True):
-        prediction = model(users, items)
-        prediction = prediction if clip is None else prediction.clamp(*clip)
-        total += losses.error(prediction, values).cpu().double().square().sum().item()
-    model.train(was_training)
+    with in_mode(model, False):
+        for users, items, values in zip(*columns, strict=True):
+            prediction = model(users, items)
+            prediction = prediction if clip is None else prediction.clamp(*clip)
+            total += losses.error(prediction, values).cpu().double().square().sum().item()
     return math.sqrt(total / len(ratings))

@@ -3,7 +3,20 @@
 m, n: users, items     d: factors     N: ratings     B: batch size     s1: the largest singular value
 """
 
+import copy
 import math
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import lsmr, svds
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mfkit.data import Ratings
 
 
 def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
@@ -12,3 +25,190 @@ def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
     A sum of d independent products, each of variance sU^2 sV^2.
     """
     return math.sqrt(n_factors) * user_std * item_std
+
+
+def collapse_l2(ratings: Ratings, penalty: str = "per_rating", residual: bool = False) -> float:
+    """The l2 from which on U V' = 0 is the global optimum under MSE, whatever n_factors >= 1, init and optimizer.
+
+        per_rating: s1(D_u^-1/2 R D_i^-1/2)       per_table: s1(R) / N       D_u, D_i: ratings a user, an item
+
+    R: (m, n), zero where nothing was observed. Minimised over U and V, l2 (||U||^2 + ||V||^2) is 2 l2 ||U V'||_*
+    (Srebro, Rennie & Jaakkola 2004), and zero is optimal where the loss's gradient at zero has no singular
+    value above 2 l2; per_rating weighs the rows by their counts, which moves into R.
+    residual=False: a model without mean and biases. residual=True: one with mean=ratings.mean and biases, so of
+    R minus both. The biases are the optimum without factors: per_table leaves them free (least squares), per_rating
+    penalises them too, with the very l2 that is asked for: a fixed point.
+    In rating units (per_rating), or those over sqrt(N) (per_table). Below it, zero is a saddle. Raises ValueError.
+    """
+    if penalty not in ("per_rating", "per_table"):
+        raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
+    if not residual:
+        return _top_singular_value(ratings, ratings.values.cpu().double().numpy(), penalty)
+    if penalty == "per_table":
+        return _top_singular_value(ratings, _bias_residual(ratings, 0.0), penalty)
+    l2, before = 0.0, -1.0
+    for _ in range(100):
+        if abs(l2 - before) <= 1e-9 * l2:
+            break
+        before, l2 = l2, _top_singular_value(ratings, _bias_residual(ratings, l2), penalty)
+    return l2
+
+
+def _top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
+    """s1 of the observed `values` (N,), scaled as the penalty asks; the start vector is fixed, so it is repeatable."""
+    users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
+    if penalty == "per_rating":
+        scale = (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5
+    else:
+        scale = 1 / len(values)
+    matrix = sp.csr_array((values * scale, (users, items)), shape=(ratings.n_users, ratings.n_items))
+    if min(matrix.shape) < 3 or not values.any():  # too small for ARPACK, or nothing to find
+        return float(np.linalg.norm(matrix.toarray(), 2))
+    start = np.random.default_rng(0).standard_normal(min(matrix.shape))
+    return float(svds(matrix, k=1, v0=start, tol=1e-12, return_singular_vectors=False)[0])
+
+
+def _bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
+    """What mean and biases leave over, (N,): biases that minimise the sum of e^2 + l2 (b_i^2 + c_j^2)."""
+    users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy() + ratings.n_users
+    columns = np.stack([users, items], axis=1).ravel()
+    scale = np.bincount(columns)[columns] ** -0.5  # unit columns: a well-conditioned problem
+    rows = np.arange(0, len(columns) + 1, 2)
+    design = sp.csr_array((scale, columns, rows), shape=(len(ratings), ratings.n_users + ratings.n_items))
+    values = ratings.values.cpu().double().numpy() - ratings.mean
+    return values - design @ lsmr(design, values, damp=math.sqrt(l2), atol=1e-12, btol=1e-12, maxiter=10_000)[0]
+
+
+def sharpness(
+    ratings: Ratings,
+    n_factors: int,
+    scale: float,
+    batch_size: int | None = None,
+    reduction: str = "mean",
+    *,
+    mean: float | None = None,
+    biases: bool = False,
+) -> float:
+    """The top curvature that SGD on squared errors meets from N(0, scale^2) factors: 2K / B ("mean") or 2K ("sum").
+
+        K = scale^2 (d + 2 + c) + 2 s1         and with biases  + 1 + c
+
+    c: hits of the most frequent item or user in a batch, on average. First term: mean-square stability of that row,
+    a linear regression on c Gaussian d-vectors a batch. s1: top singular value of a batch's ratings minus `mean`
+    (default: theirs; what the model adds as a constant); 4 s1 / B is the curvature of the balanced solution that a
+    small start reaches, exact for a whole matrix in one batch (B = N, scale -> 0), here a rule checked by
+    measurement. batch_size=None: all ratings. The sum bounds the two phases (Weyl); mean over 4 seeded batches.
+    Raises ValueError for a size, scale or reduction that cannot be.
+    """
+    size = len(ratings) if batch_size is None else min(batch_size, len(ratings))
+    if not (n_factors >= 1 and size >= 1 and scale >= 0 and math.isfinite(scale)):
+        given = f"{n_factors}, {batch_size} and {scale}"
+        raise ValueError(f"n_factors and batch_size must be at least 1, scale finite and at least 0, got {given}")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
+    values = ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
+    hits = size * max(np.bincount(users).max(), np.bincount(items).max()) / len(ratings)
+    rng, s1 = np.random.default_rng(0), []
+    for _ in range(4 if size < len(ratings) else 1):
+        batch = rng.permutation(len(ratings))[:size]
+        drawn = ratings._map(lambda column, batch=batch: column[batch])
+        s1.append(size * _top_singular_value(drawn, values[batch], "per_table"))
+    curvature = scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)) + (1 + hits if biases else 0)
+    return 2 * curvature / (size if reduction == "mean" else 1)
+
+
+def max_stable_lr(
+    ratings: Ratings,
+    n_factors: int,
+    scale: float,
+    batch_size: int | None = None,
+    reduction: str = "mean",
+    *,
+    mean: float | None = None,
+    biases: bool = False,
+) -> float:
+    """The learning rate beyond which SGD explodes: 2 / sharpness, with its arguments; infinite where that is 0.
+
+    B / (scale^2 (d + 2 + c) + 2 s1) under "mean". Not for Adam, whose steps are bounded whatever the curvature.
+    """
+    top = sharpness(ratings, n_factors, scale, batch_size, reduction, mean=mean, biases=biases)
+    return 2 / top if top else math.inf
+
+
+def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:
+    """Bytes of parameters, gradients (dense) and optimizer state that stay for the whole training.
+
+    With P trained numbers of 4 bytes: 4P each for parameters and gradients; 8P for "adam" and "adamw", 4P for
+    "momentum", 0 for "sgd". Adam also keeps a step count, 4 bytes a tensor. Whatever the batch size is.
+    Raises ValueError for another optimizer.
+    """
+    copies = {"sgd": (0, 0), "momentum": (1, 0), "adam": (2, 4), "adamw": (2, 4)}
+    if optimizer not in copies:
+        raise ValueError(f"optimizer must be one of {', '.join(map(repr, copies))}, got {optimizer!r}")
+    trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
+    tables, counter = copies[optimizer]
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    return {
+        "parameters": parameters,
+        "gradients": sum(trained),
+        "state": tables * sum(trained) + counter * len(trained),
+    }
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Most bytes alive at once among the tensors that `function()` makes, summed operation by operation.
+
+    Needs no memory where its tensors are on torch.device("meta"): a size far beyond the machine can be asked for;
+    `dry_step` makes such a function of any model. Buffers inside one kernel are not seen (mse_loss's backward:
+    12 bytes a rating; an indexed dense product is counted twice).
+    """
+    with _Ledger() as ledger:
+        function()
+    return ledger.peak
+
+
+def dry_step(model: nn.Module, batch_size: int, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Callable:
+    """Forward and backward of one batch as a function for `peak_bytes`, on stand-ins that hold no memory.
+
+    model: any module that maps (users, items), (B,) int64 each, to (B,), and looks at no value of theirs.
+    loss: (B,), (B,) -> 0-d tensor; the mean squared error where it is None.
+    """
+    stand_ins = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    stand_ins |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    model = copy.deepcopy(model, stand_ins)
+    users, items = torch.empty(2, batch_size, dtype=torch.int64, device="meta")
+    values = torch.empty(batch_size, device="meta")
+    loss = loss or (lambda prediction, target: (prediction - target).square().mean())
+    return lambda: loss(model(users, items), values).backward()
+
+
+class _Ledger(TorchDispatchMode):
+    """Adds a storage when an operation returns it for the first time, and takes it off when nothing holds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self._enter((args, kwargs), new=False)
+        result = operation(*args, **(kwargs or {}))
+        self._enter(result, new=True)
+        return result
+
+    def _enter(self, tree, new: bool) -> None:
+        for tensor in tree_leaves(tree):
+            if not isinstance(tensor, Tensor):
+                continue
+            for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+                storage = part.untyped_storage()
+                if id(storage) not in self.known:
+                    size = storage.nbytes() if new else 0
+                    self.known.add(id(storage))
+                    self.now += size
+                    weakref.finalize(storage, self._leave, id(storage), size)
+        self.peak = max(self.peak, self.now)
+
+    def _leave(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size

@@ -9,6 +9,7 @@ step; whoever calls it prints or plots.
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from mfkit import checkpoint as checkpoints
-from mfkit import losses
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.data import Ratings
-from mfkit.modules import check_fit, embedding_tables, factor_weights, rmse, rows_read
+from mfkit.losses import LOSSES, power_sum
+from mfkit.modules import check_config, check_run, embedding_tables, factor_weights, in_mode, rmse, rows_read
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 CHOICES = {
-    "loss": tuple(losses.LOSSES),
-    "optimizer": tuple(OPTIMIZERS),
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
     "penalty": ("per_rating", "per_table"),
     "reduction": ("mean", "sum"),
 }
@@ -38,49 +39,29 @@ FLUSH_EVERY = 256  # steps between two looks at the records of such a device
 class TrainConfig:
     """A training run but for its data and weights; a variant is dataclasses.replace(config, field=...).
 
-    loss: "mse", "huber" (e^2 within `delta`, in units of the ratings) or "mae".
-    optimizer: "sgd" (with `momentum`), "adam" or "adamw"; `weight_decay` is the optimizer's own.
-    lr: Adam's first step moves every entry this far; SGD's stability border is `predict.max_stable_lr`.
-    batch_size: B; epochs: passes over the ratings. 1024 and 15 suit 1e5 ratings in seconds.
-    l2, l1: strengths. penalty="per_rating" (default) penalises the rows that each rating reads, inside
-        the mean; "per_table" adds l2 (||U||^2 + ||V||^2) to the reduced loss, as textbook code does.
-    reduction: "mean" or "sum" over the batch; "sum" makes gradients B times larger.
-    clip_norm: gradients are scaled to at most this norm; None (default) leaves them alone.
-    patience: stop after so many epochs without a better validation RMSE, and go back to the best.
-    seed: order of the batches, and dropout where the model has any. Weights have their own seed.
-
-    Raises ValueError that names the field.
+    penalty="per_rating" penalises the rows that each rating reads, inside the mean; "per_table" adds
+    l2 (||U||^2 + ||V||^2) to the reduced loss, as textbook code does. Raises ValueError that names the field;
+    numpy's numbers become Python's, so that a checkpoint can hold them.
     """
 
-    loss: str = "mse"
-    optimizer: str = "adam"
-    lr: float = 1e-2
-    batch_size: int = 1024
-    epochs: int = 15
-    l2: float = 0.0
+    loss: str = "mse"  # or "huber", "mae"
+    optimizer: str = "adam"  # or "adamw", "sgd"
+    lr: float = 1e-2  # Adam's first step moves every entry this far; SGD's stability border: predict.max_stable_lr
+    batch_size: int = 1024  # B; with the epochs below, seconds for 1e5 ratings
+    epochs: int = 15  # passes over the ratings
+    l2: float = 0.0  # strength of the squares' penalty; and of the absolute values':
     l1: float = 0.0
-    penalty: str = "per_rating"
-    reduction: str = "mean"
-    delta: float = 1.0
-    clip_norm: float | None = None
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    patience: int | None = None
-    seed: int = 0
+    penalty: str = "per_rating"  # or "per_table": above
+    reduction: str = "mean"  # or "sum" over the batch, which makes gradients B times larger
+    delta: float = 1.0  # huber is e^2 within it, in units of the ratings
+    clip_norm: float | None = None  # gradients are scaled to at most this norm; None leaves them alone
+    momentum: float = 0.0  # sgd's
+    weight_decay: float = 0.0  # the optimizer's own
+    patience: int | None = None  # epochs without a better validation RMSE before stopping and going back to the best
+    seed: int = 0  # order of the batches, and dropout where the model has any; weights have their own seed
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-        for name, least in {"batch_size": 1, "epochs": 1, "seed": 0, "patience": 1}.items():
-            value = getattr(self, name)
-            if not (type(value) is int and value >= least) and (name, value) != ("patience", None):
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        for name in ("lr", "delta", "clip_norm", "l2", "l1", "momentum", "weight_decay"):
-            value, positive = getattr(self, name), name in ("lr", "delta", "clip_norm")
-            number = isinstance(value, int | float) and math.isfinite(value)
-            if not (number and (value > 0 or (value == 0 and not positive))) and (name, value) != ("clip_norm", None):
-                raise ValueError(f"{name} must be finite and {'positive' if positive else 'at least 0'}, got {value!r}")
+        check_config(self, CHOICES)
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum needs optimizer='sgd', got momentum={self.momentum} with {self.optimizer!r}")
 
@@ -89,23 +70,22 @@ class DivergenceError(ArithmeticError):
     """Loss or gradient stopped being finite. `.record`: that step's row; the parameters are those before it."""
 
     def __init__(self, record: dict, config: TrainConfig):
-        lr, clip, step = config.lr, config.clip_norm, f"step {record['step']} (epoch {record['epoch']})"
-        if config.optimizer != "sgd":
-            remedy = (
-                f"no {config.optimizer} step exceeds 7.27 lr = {7.27 * lr:.3g}: lower lr, or look for NaN in the model"
-            )
+        lr, clip, self.record, self.config = config.lr, config.clip_norm, record, config
+        if record["step"] == 1:
+            remedy = "nothing was updated yet: start from smaller factors (initializers.scaled_), look for NaN"
+        elif config.optimizer != "sgd":
+            remedy = f"no {config.optimizer} step exceeds 7.27 lr = {7.27 * lr:.3g}: lower lr, look for NaN"
         elif clip is not None:
-            remedy = f"clipping bounds a step by lr * clip_norm = {lr * clip:.3g}: lower lr"
+            remedy = f"clipping bounds lr * gradient by lr * clip_norm = {lr * clip:.3g}: lower lr"
         else:
-            remedy = (
-                f"lower lr={lr:g} (predict.max_stable_lr gives the border), start from smaller factors "
-                "(initializers.scaled_), or bound each step with clip_norm=1.0"
-            )
-        super().__init__(
-            f"training diverged at {step}: loss {record['loss']:.4g}, gradient norm {record['grad_norm']:.4g}; "
-            f"the parameters are those before this step. Remedy: {remedy}."
-        )
-        self.record = record
+            border = "predict.max_stable_lr gives the border"
+            remedy = f"lower lr={lr:g} ({border}), start smaller (initializers.scaled_), or set clip_norm=1.0"
+        what = f"loss {record['loss']:.4g}, gradient norm {record['grad_norm']:.4g}"
+        where = f"step {record['step']} (epoch {record['epoch']}): {what}; the parameters are those before this step"
+        super().__init__(f"training diverged at {where}. Remedy: {remedy}.")
+
+    def __reduce__(self):  # so that it crosses processes
+        return type(self), (self.record, self.config)
 
 
 @dataclass
@@ -147,71 +127,50 @@ def train(
         and ends with the same parameters, bit for bit, as a run that was never interrupted.
 
     Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or
-    with `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError where model and ratings
-    do not fit each other; FileExistsError for a checkpoint that is there without resume.
+    with `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError where the arguments do not
+    fit each other, or a checkpoint is there without resume.
     """
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
+    check_run(model, ratings, validation, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(f"model must have parameters to train, got {type(model).__name__} with none")
-    if config.patience and validation is None:
-        raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
     device = parameters[0].device
-    ratings = ratings.to(device)
-    check_fit(model, ratings, "ratings")
-    if validation is not None:
-        check_fit(model, validation.to(device), "validation")
     sparse = any(table.sparse for table in embedding_tables(model).values())
-    if sparse and config.optimizer != "sgd":
-        raise ValueError(f"optimizer must be 'sgd' for a model with sparse=True, got {config.optimizer!r}")
-
-    masked = device.type in MASKED_DEVICES and not sparse
+    ratings, masked = ratings.to(device), device.type in MASKED_DEVICES and not sparse
     options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
     options |= {"lr": config.lr, "weight_decay": config.weight_decay, "fused": masked or None}
     optimizer = OPTIMIZERS[config.optimizer](parameters, **options)
-    history, best_state, pending, diverged = History(), None, [], torch.zeros((), device=device)
-    if checkpoint is not None and Path(checkpoint).exists():
-        if not resume:
-            raise FileExistsError(f"checkpoint={str(checkpoint)!r} exists; want resume=True, or another name")
-        state = checkpoints.load(checkpoint, config, ratings)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history.records, best_state = state["records"], state["best"]
+    history, pending, diverged = History(), [], torch.zeros((), device=device)
+    history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
 
     def flush() -> None:
         """Move pending steps to the history, and stop at the first one that is not finite."""
-        numbers = torch.stack([torch.stack(scalars) for *_, scalars in pending]).tolist() if pending else []
-        for (step, epoch, seconds, _), (loss, norm, coefficient) in zip(pending, numbers, strict=True):
-            row = (step, epoch, loss, norm, coefficient, seconds, math.nan)
+        numbers = torch.stack([numbers for *_, numbers in pending]).tolist() if pending else []
+        for (step, epoch, seconds, _), measured in zip(pending, numbers, strict=True):
+            row = (step, epoch, *measured, seconds, math.nan)
             history.records.append(dict(zip(COLUMNS, row, strict=True)))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            if not all(map(math.isfinite, measured)):
                 raise DivergenceError(history.records[-1], config)
         pending.clear()
 
-    step, done, seconds = (
-        [history.records[-1][name] for name in ("step", "epoch", "seconds")] if history.records else (0, 0, 0.0)
-    )
-    start, was_training = time.perf_counter() - seconds, model.training
-    for epoch in range(done + 1, config.epochs + 1):
+    last = history.records[-1] if history.records else {"step": 0, "epoch": 0, "seconds": 0.0}
+    step, clip, start = last["step"], config.clip_norm, time.perf_counter() - last["seconds"]
+    for epoch in range(last["epoch"] + 1, config.epochs + 1):
         if config.patience and history.best and epoch - 1 - history.best >= config.patience:
             break
-        model.train()
-        seed = config.seed * 1_000_003 + epoch  # each epoch's order by itself, so that a resumed run meets the same
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
+        with in_mode(model, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)  # for dropout; the caller's random state comes back
             for batch in ratings.batches(config.batch_size, torch.Generator().manual_seed(seed)):
                 optimizer.zero_grad(set_to_none=True)
                 loss = objective(model, batch, config)
                 loss.backward()
-                if config.clip_norm is None:
-                    norm, coefficient = grad_norm(parameters), torch.ones((), device=device)
-                else:
-                    norm = clip_grad_norm_(parameters, config.clip_norm)
-                    coefficient = clip_coefficient(norm, config.clip_norm)
-                step += 1
-                scalars = tuple(scalar.detach().float() for scalar in (loss, norm, coefficient))
-                pending.append((step, epoch, time.perf_counter() - start, scalars))
+                norm = clip_grad_norm_(parameters, clip) if clip else grad_norm(parameters)
+                measured = (loss.detach(), norm, clip_coefficient(norm, clip or math.inf))
+                numbers, step = torch.stack([number.float() for number in measured]), step + 1
+                pending.append((step, epoch, time.perf_counter() - start, numbers))
                 if masked:  # fused kernels skip the update where found_inf is 1, as they do for GradScaler
-                    diverged = diverged.maximum(1 - (loss.isfinite() & norm.isfinite()).float())
+                    diverged = diverged.maximum(1 - numbers.isfinite().all().float())
                     optimizer.found_inf = diverged
                 else:
                     flush()
@@ -220,37 +179,33 @@ def train(
                     flush()
                 if on_step:
                     on_step(history.records[-1])
-        flush()
+            flush()
+        paused = time.perf_counter()
         if validation is not None:
-            paused = time.perf_counter()
             history.records[-1]["validation_rmse"] = rmse(model, validation)
-            start += time.perf_counter() - paused
             if config.patience and history.best == epoch:
-                best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         if checkpoint is not None:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoints.save(checkpoint, state | {"records": history.records, "best": best_state}, config, ratings)
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    model.train(was_training)
+            checkpoints.save(checkpoint, model, optimizer, history.records, best, config, ratings)
+        start += time.perf_counter() - paused
+    if best is not None:
+        model.load_state_dict(best)
     return history
 
 
 def objective(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: TrainConfig) -> Tensor:
     """What training minimises, for one batch (users, items, values): the equation above, a 0-d tensor."""
     users, items, values = batch
-    penalties = [(strength, p) for strength, p in ((config.l2, 2), (config.l1, 1)) if strength]
+    strengths = [(strength, p) for strength, p in ((config.l2, 2), (config.l1, 1)) if strength]
+    per_rating = strengths and config.penalty == "per_rating"
+
+    def penalty(tensors: list[Tensor]) -> Tensor | float:
+        return sum(strength * power_sum(tensors, p) for strength, p in strengths)
+
+    with rows_read(model) if per_rating else nullcontext([]) as rows:
+        prediction = model(users, items)
     options = {"delta": config.delta} if config.loss == "huber" else {}
-    if penalties and config.penalty == "per_rating":
-        with rows_read(model) as rows:
-            prediction = model(users, items)
-    else:
-        prediction, rows = model(users, items), []
-    loss = losses.LOSSES[config.loss](prediction, values, **options).sum()
-    if rows:
-        loss = loss + sum(strength * losses.power_sum(rows, p) for strength, p in penalties)
+    loss = LOSSES[config.loss](prediction, values, **options).sum() + penalty(rows)
     if config.reduction == "mean":
         loss = loss / len(values)
-    if penalties and config.penalty == "per_table":
-        loss = loss + sum(strength * losses.power_sum(factor_weights(model), p) for strength, p in penalties)
-    return loss
+    return loss if config.penalty == "per_rating" else loss + penalty(factor_weights(model))

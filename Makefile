@@ -1,0 +1,31 @@
+# make reproduce [UPDATE=1] · make test · make lint · make lab      Each builds .venv first if it is missing.
+# Another torch: make reproduce TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+export PYTHONHASHSEED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: reproduce test lint lab
+.DEFAULT_GOAL := reproduce
+
+reproduce: .venv/ready
+	$(BIN)/python -m mfkit reproduce $(if $(UPDATE),--update)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mfkit needs Python 3.11 or newer, got " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,170 @@
+"""Optimizers whose step costs what the batch's rows cost, not what the tables cost.
+
+A batch of B ratings reads at most B rows of a table, and a sparse gradient lists only those. torch's SGD keeps that
+sparsity but leaks memory with momentum, its Adam refuses sparse gradients, and its SparseAdam corrects every row's
+bias by the number of steps that *all* rows have taken (pytorch#3137) and knows no weight decay.
+
+What a dense optimizer does to a row that no batch reads follows a closed form, so it can wait until somebody looks:
+`catch_up` does it for the rows that the model is about to read, `flush` for all of them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class RowOptimizer(torch.optim.Optimizer):
+    """Steps for the rows of the batch now, and for the other rows when they are read.
+
+    params: tables of any shape (rows, ...); a dense gradient touches every row. The state of each holds `seen`,
+    (rows,) int64: the step up to which each row has been brought. Raises ValueError for settings out of range.
+    """
+
+    def __init__(self, params, **settings):
+        for name, value in settings.items():
+            below = 1.0 if name in ("betas", "momentum") else float("inf")
+            if not all(0 <= x < below for x in (value if isinstance(value, tuple) else (value,))) or (name, value) == (
+                "lr",
+                0,
+            ):
+                wanted = "at least 0 and below 1" if below == 1 else "positive" if name == "lr" else "at least 0"
+                raise ValueError(f"{name} must be {wanted}, got {value}")
+        super().__init__(params, {**settings, "step": 0})
+        self._hooks = []
+
+    def watch(self, model: nn.Module) -> "RowOptimizer":
+        """Catch up the rows that the model's nn.Embedding tables are about to read, from now until `unwatch`."""
+
+        def before_reading(table: nn.Embedding, ids: tuple[Tensor, ...]) -> None:
+            group = next(group for group in self.param_groups if any(table.weight is p for p in group["params"]))
+            self.catch_up(table.weight, group, ids[0].reshape(-1))
+
+        known = {id(p) for group in self.param_groups for p in group["params"]}
+        for table in (module for module in model.modules() if isinstance(module, nn.Embedding)):
+            if id(table.weight) in known:
+                self._hooks.append(table.register_forward_pre_hook(before_reading))
+        return self
+
+    def unwatch(self) -> None:
+        """Flush, and stop watching."""
+        self.flush()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)  # which casts counts to the parameter's dtype
+        params = [p for group in self.param_groups for p in group["params"]]
+        for index, saved in state_dict["state"].items():
+            counts = {name: value for name, value in saved.items() if not value.is_floating_point()}
+            self.state[params[index]] |= {
+                name: value.to(params[index].device, copy=True) for name, value in counts.items()
+            }
+
+    def flush(self) -> None:
+        """Bring every row up to now: before a table is read as a whole or saved, and before lr changes."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.catch_up(p, group, torch.arange(p.shape[0] if p.ndim else 1, device=p.device))
+
+    @torch.no_grad()
+    def catch_up(self, p: Tensor, group: dict, rows: Tensor) -> None:
+        """Bring these rows, (K,) int64, repeats allowed, up to the last step."""
+        if not (state := self.state[p]):
+            return
+        missed = group["step"] - state["seen"][rows]
+        self._pass_by(torch.atleast_1d(p.data), state, group, rows, missed)
+        state["seen"][rows] = group["step"]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of the rows that have gradients; the others wait. `closure` as in torch."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                table, grad = torch.atleast_1d(p.data), torch.atleast_1d(p.grad)
+                rows = torch.arange(len(table), device=p.device)
+                if grad.is_sparse:
+                    grad = grad.coalesce()
+                    rows, grad = grad.indices()[0], grad.values()
+                if not self.state[p]:
+                    self.state[p]["seen"] = torch.full((len(table),), group["step"], device=p.device)
+                    self._start(table, self.state[p], group)
+                self.catch_up(p, group, rows)
+                self._update(table, self.state[p], group, rows, grad)
+                self.state[p]["seen"][rows] = group["step"] + 1
+            group["step"] += 1
+        return loss
+
+
+class RowAdam(RowOptimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1) in which each row counts its own steps.
+
+    A row's first step moves it by lr, however late it comes. weight_decay is decoupled (Loshchilov & Hutter 2019,
+    algorithm 2) and shrinks every row at every step. Where each batch touches every row, this is torch's AdamW.
+    lr, betas, eps: as in torch; lr=0.01 is what suits ratings.
+    """
+
+    def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def _start(self, table, state, group) -> None:
+        state["count"] = torch.zeros(len(table), dtype=torch.int64, device=table.device)
+        state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
+
+    def _pass_by(self, table, state, group, rows, missed) -> None:
+        if group["weight_decay"]:
+            kept = (1 - group["lr"] * group["weight_decay"]) ** missed.double()
+            table[rows] *= _column(kept, table)
+
+    def _update(self, table, state, group, rows, grad) -> None:
+        beta1, beta2 = group["betas"]
+        count = state["count"][rows] + 1
+        mean = state["mean"][rows].lerp_(grad, 1 - beta1)
+        square = state["square"][rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        state["count"][rows], state["mean"][rows], state["square"][rows] = count, mean, square
+        first, second = (_column(1 - beta ** count.double(), table) for beta in (beta1, beta2))
+        kept = table[rows] * (1 - group["lr"] * group["weight_decay"])
+        table[rows] = kept - group["lr"] * (mean / first) / ((square / second).sqrt_() + group["eps"])
+
+
+class RowSGD(RowOptimizer):
+    """torch.optim.SGD with momentum and weight decay, row by row: the same parameters, up to rounding.
+
+        velocity <- mu velocity + gradient + wd row,   row <- row - lr velocity
+
+    Without a gradient that is linear: k steps that pass a row by are M^k on (row, velocity), with
+    M = [[1 - lr wd, -lr mu], [wd, mu]]. The velocity is one dense table, however many steps are taken, and none
+    without momentum; torch's is a sparse tensor that grows with every step.
+    """
+
+    def __init__(self, params, lr=1e-2, momentum=0.0, weight_decay=0.0):
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def _start(self, table, state, group) -> None:
+        if group["momentum"]:
+            state["velocity"] = torch.zeros_like(table)
+
+    def _pass_by(self, table, state, group, rows, missed) -> None:
+        lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
+        if not mu:
+            table[rows] *= _column((1 - lr * decay) ** missed.double(), table)
+            return
+        square = torch.tensor([[1 - lr * decay, -lr * mu], [decay, mu]], dtype=torch.float64, device=table.device)
+        power = torch.eye(2, dtype=torch.float64, device=table.device).expand(len(rows), 2, 2)
+        for bit in range(int(missed.max()).bit_length() if len(rows) else 0):  # powers by repeated squaring
+            power = torch.where((missed >> bit & 1).bool()[:, None, None], power @ square, power)
+            square = square @ square
+        row, velocity = table[rows], state["velocity"][rows]
+        table[rows] = _column(power[:, 0, 0], table) * row + _column(power[:, 0, 1], table) * velocity
+        state["velocity"][rows] = _column(power[:, 1, 0], table) * row + _column(power[:, 1, 1], table) * velocity
+
+    def _update(self, table, state, group, rows, grad) -> None:
+        velocity = grad + group["weight_decay"] * table[rows]
+        if group["momentum"]:
+            velocity += group["momentum"] * state["velocity"][rows]
+            state["velocity"][rows] = velocity
+        table[rows] -= group["lr"] * velocity
+
+
+def _column(per_row: Tensor, table: Tensor) -> Tensor:
+    """(K,) as (K, 1, ...) in the table's dtype, to multiply its rows."""
+    return per_row.reshape(-1, *[1] * (table.ndim - 1)).to(table.dtype)

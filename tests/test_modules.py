@@ -1,0 +1,116 @@
+"""What can be known of a foreign module."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mfkit import MatrixFactorization, Ratings, modules, rmse
+
+RATINGS = Ratings([0, 1, 2, 2], [0, 1, 0, 1], [1.0, 2.0, 3.0, 5.0], 3, 2)
+
+
+class Foreign(nn.Module):
+    """Somebody's own: two tables, dropout, a dot product; `shape` spoils what it returns."""
+
+    def __init__(self, rows=(3, 2), shape=lambda x: x):
+        super().__init__()
+        self.p, self.q = (nn.Embedding(n, 4) for n in rows)
+        self.drop, self.shape = nn.Dropout(0.5), shape
+
+    def forward(self, users, items):
+        return self.shape((self.drop(self.p(users)) * self.q(items)).sum(-1))
+
+
+def test_tables_and_weights():
+    model = MatrixFactorization(3, 2, 4)
+    assert list(modules.embedding_tables(model)) == ["user_factors", "item_factors", "user_bias", "item_bias"]
+    assert [w.shape for w in modules.factor_weights(model)] == [(3, 4), (2, 4)]
+    assert len(modules.factor_weights(Foreign())) == 2
+    assert len(modules.factor_weights(nn.Linear(2, 2))) == 2
+
+
+def test_rows_read_are_what_the_batch_looked_up():
+    model = MatrixFactorization(3, 2, 4)
+    with modules.rows_read(model) as rows:
+        model(RATINGS.users, RATINGS.items)
+    assert sorted(tuple(row.shape) for row in rows) == [(4, 1), (4, 1), (4, 4), (4, 4)]
+    assert torch.equal(max(rows, key=lambda row: row.sum()).sum(), max(row.sum() for row in rows))
+    assert all(row.requires_grad for row in rows)
+    model(RATINGS.users, RATINGS.items)
+    assert len(rows) == 4  # the hooks are gone
+    none = pytest.raises(TypeError, match=r"tables, got Linear, which reads none; want penalty='per_table'")
+    with none, modules.rows_read(nn.Linear(1, 1)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "says"),
+    [
+        (Foreign((2, 2)), IndexError, r"model.p must have at least 3 rows for id 2 in validation, got 2"),
+        (Foreign((3, 1)), IndexError, r"model.q must have at least 2 rows for id 1 in validation, got 1"),
+        (Foreign(shape=lambda x: x[:, None]), ValueError, r"prediction must have .*\(2,\), got \(2, 1\).*squeeze"),
+        (Foreign(shape=lambda x: x.sum()), ValueError, r"prediction must have .*\(2,\), got \(\)"),
+        (Foreign(shape=lambda x: (x, x)), TypeError, "model must return a tensor of predictions, got tuple"),
+    ],
+)
+def test_a_misfit_is_named(model, error, says):
+    model.drop.eval()
+    with pytest.raises(error, match=says):
+        modules.check_fit(model, RATINGS, "validation")
+    with pytest.raises(error):
+        rmse(model, RATINGS)
+    assert model.training
+    assert not model.drop.training  # each part's mode comes back
+
+
+def test_a_fit_leaves_everything_as_it_was():
+    model, state = Foreign(), torch.random.get_rng_state()
+    before = [p.clone() for p in model.parameters()]
+    modules.check_fit(model, RATINGS, "ratings")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert model.training
+
+
+class Matrices(nn.Module):
+    def __init__(self, m=3, n=2):
+        super().__init__()
+        self.U, self.V = nn.Parameter(torch.ones(m, 2)), nn.Parameter(torch.ones(n, 2))
+
+    def forward(self, users, items):
+        return (self.U[users] * self.V[items]).sum(-1)
+
+
+def test_matrices_with_too_few_rows():
+    with pytest.raises(IndexError, match=r"model must have rows for user 2 and item 1 of ratings, got"):
+        modules.check_fit(Matrices(2), RATINGS, "ratings")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_rmse_is_numpys(chunk):
+    """All predict 2: errors 1, 0, -1, -3, so sqrt(11 / 4); clipped to (3, 5): 2, 1, 0, -2, so sqrt(9 / 4)."""
+    model = Matrices()
+    assert rmse(model, RATINGS, chunk=chunk) == pytest.approx(np.sqrt(11 / 4))
+    assert rmse(model, RATINGS, clip=(3, 5), chunk=chunk) == pytest.approx(1.5)
+    assert rmse(model.double(), RATINGS) == pytest.approx(np.sqrt(11 / 4))
+
+
+def test_rmse_turns_dropout_off_and_back_on():
+    model = Foreign()
+    assert rmse(model, RATINGS) == rmse(model, RATINGS)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"clip": (5, 1)}, r"clip must be \(lowest, highest\) rating, got \(5, 1\)"),
+        ({"clip": 5}, r"clip must be \(lowest, highest\) rating, got 5"),
+        ({"chunk": 0}, "chunk must be at least 1, got 0"),
+    ],
+)
+def test_rmse_refuses(options, says):
+    with pytest.raises(ValueError, match=says):
+        rmse(Matrices(), RATINGS, **options)

@@ -1,0 +1,555 @@
+"""The loop: what it minimises, when it stops, what it refuses, and that a killed run goes on as if nothing had been."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mfkit import (
+    DivergenceError,
+    MatrixFactorization,
+    Ratings,
+    TrainConfig,
+    initializers,
+    rmse,
+    synthetic,
+    train,
+    trainer,
+)
+
+QUICK = TrainConfig(epochs=2, batch_size=64, lr=0.02)
+
+
+def problem(seed=0):
+    ratings, _ = synthetic(40, 30, 500, rank=2, seed=seed)
+    return ratings.split((0.8, 0.2), seed=0)
+
+
+def model_for(ratings, d=4, std=None, seed=0, **options):
+    model = MatrixFactorization(ratings.n_users, ratings.n_items, d, mean=ratings.mean, **options)
+    return initializers.scaled_(model, seed=seed) if std is None else initializers.normal_(model, std, seed)
+
+
+def snapshot(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def close(one, other, rtol=1e-5, atol=1e-6):
+    return all(torch.allclose(a, b, rtol=rtol, atol=atol) for a, b in zip(one, other, strict=True))
+
+
+class TwoTables(nn.Module):
+    """Anybody's model: two nn.Embedding tables and a dot product, with dropout."""
+
+    def __init__(self, m=40, n=30, d=4, dropout=0.0, sparse=False):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.p, self.q = nn.Embedding(m, d, sparse=sparse), nn.Embedding(n, d, sparse=sparse)
+        for table in (self.p, self.q):
+            table.weight.data = torch.randn(table.weight.shape, generator=generator)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, users, items):
+        return (self.drop(self.p(users)) * self.q(items)).sum(-1)
+
+
+class TwoMatrices(TwoTables):
+    """The same with bare parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.U, self.V = nn.Parameter(self.p.weight.data), nn.Parameter(self.q.weight.data)
+        del self.p, self.q
+
+    def forward(self, users, items):
+        return (self.U[users] * self.V[items]).sum(-1)
+
+
+# What is minimised
+
+
+def test_one_step_by_hand():
+    """u = 1, v = 2, r = 5: e = -3, loss 9 + 0.1 (1 + 4) = 9.5; gradients 2ev + 0.2u = -11.8 and 2eu + 0.2v = -5.6."""
+    model = MatrixFactorization(1, 1, 1, biases=False)
+    model.user_factors.weight.data.fill_(1.0)
+    model.item_factors.weight.data.fill_(2.0)
+    config = TrainConfig(optimizer="sgd", lr=0.01, l2=0.1, epochs=1)
+    (record,) = train(model, Ratings([0], [0], [5.0], 1, 1), config).records
+    assert record["loss"] == pytest.approx(9.5)
+    assert record["grad_norm"] == pytest.approx(np.hypot(11.8, 5.6))
+    assert model.user_factors.weight.item() == pytest.approx(1.118)
+    assert model.item_factors.weight.item() == pytest.approx(2.056)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("penalty", ["per_rating", "per_table"])
+def test_objective_against_dense_matrices(reduction, penalty):
+    """mean + b + c + UV' on a masked (m, n) matrix; per rating, a row counts as often as it is rated."""
+    ratings, _ = problem()
+    model, l2, l1 = model_for(ratings, std=0.7), 0.3, 0.05
+    with torch.no_grad():
+        model.user_bias.weight.uniform_(-1, 1)
+    U, V, b, c = (t.weight for t in (model.user_factors, model.item_factors, model.user_bias, model.item_bias))
+    R, mask = torch.zeros(40, 30), torch.zeros(40, 30)
+    R[ratings.users, ratings.items], mask[ratings.users, ratings.items] = ratings.values, 1
+    loss = (mask * (model.mean + b + c.T + U @ V.T - R).square()).sum()
+
+    def size(table):
+        return l2 * table.square().sum(1) + l1 * table.abs().sum(1)
+
+    if penalty == "per_rating":
+        loss = loss + mask.sum(1) @ (size(U) + size(b)) + mask.sum(0) @ (size(V) + size(c))
+    expected = loss / len(ratings) if reduction == "mean" else loss
+    if penalty == "per_table":
+        expected = expected + size(U).sum() + size(V).sum()
+    config = replace(QUICK, l2=l2, l1=l1, penalty=penalty, reduction=reduction)
+    batch = ratings.users, ratings.items, ratings.values
+    actual = trainer.objective(model, batch, config)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(x, list(model.parameters())) for x in (expected, actual)]
+    assert close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_per_rating_penalty_of_a_foreign_model():
+    ratings, _ = problem()
+    model, config = TwoTables(), replace(QUICK, l2=0.2, loss="huber", delta=0.5)
+    p, q = model.p.weight[ratings.users], model.q.weight[ratings.items]
+    e = (p * q).sum(1) - ratings.values
+    loss = (
+        2 * nn.functional.huber_loss(e, torch.zeros_like(e), delta=0.5) + 0.2 * (p.square() + q.square()).sum(1).mean()
+    )
+    actual = trainer.objective(model, (ratings.users, ratings.items, ratings.values), config)
+    assert actual.item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_bare_matrices_take_per_table_only():
+    ratings, _ = problem()
+    with pytest.raises(TypeError, match=r"per_rating.*needs a model that reads nn.Embedding.*TwoMatrices.*per_table"):
+        train(TwoMatrices(), ratings, replace(QUICK, l2=0.1))
+    matrices, tables = TwoMatrices(), TwoTables()
+    for model in (matrices, tables):
+        train(model, ratings, replace(QUICK, l2=0.1, penalty="per_table"))
+    assert close(snapshot(matrices), snapshot(tables))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_training_is_a_plain_loop(optimizer):
+    """Against the loop that everybody writes, with torch's own loss, clipping and optimizer."""
+    ratings, _ = problem()
+    ours, theirs = model_for(ratings), model_for(ratings)
+    config = replace(
+        QUICK, optimizer=optimizer, lr=0.1, clip_norm=0.2, weight_decay=0.01, batch_size=len(ratings), epochs=5
+    )
+    history = train(ours, ratings, config)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    step, seen = kind(theirs.parameters(), lr=0.1, weight_decay=0.01), []
+    for _ in range(5):
+        step.zero_grad()
+        loss = nn.functional.mse_loss(theirs(ratings.users, ratings.items), ratings.values)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters(), 0.2).item()
+        seen.append((loss.item(), norm, min(1, 0.2 / (norm + 1e-6))))
+        step.step()
+    assert np.allclose(history.frame[["loss", "grad_norm", "clip_coef"]], seen, rtol=1e-4)
+    assert close(snapshot(ours), snapshot(theirs), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"clip_norm": 0.1}, {"l2": 0.1}, {"l2": 0.1, "penalty": "per_table"}]
+)
+def test_sparse_gradients_train_as_dense_ones(options):
+    ratings, _ = problem()
+    dense, sparse = model_for(ratings), model_for(ratings, sparse=True)
+    for model in (dense, sparse):
+        train(model, ratings, replace(QUICK, optimizer="sgd", lr=0.5, **options))
+    assert close(snapshot(dense), snapshot(sparse), rtol=1e-4)
+    assert not close(snapshot(dense), snapshot(model_for(ratings)), rtol=1e-2)
+
+
+# Records
+
+
+def test_history():
+    ratings, validation = problem()
+    calls, model = [], model_for(ratings)
+    history = train(model, ratings, QUICK, validation=validation, on_step=calls.append)
+    frame = history.frame
+    assert list(frame.columns) == trainer.COLUMNS
+    assert frame.step.tolist() == list(range(1, 15))
+    assert frame.epoch.tolist() == [1] * 7 + [2] * 7
+    assert frame.validation_rmse.notna().tolist() == ([False] * 6 + [True]) * 2
+    assert frame.validation_rmse.iloc[-1] == rmse(model, validation)
+    assert (frame.clip_coef == 1).all()
+    assert frame.seconds.is_monotonic_increasing
+    assert [call["step"] for call in calls] == frame.step.tolist()
+    assert history.best == frame.dropna().sort_values("validation_rmse").epoch.iloc[0]
+    assert train(model, ratings, QUICK).best is None
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_same_config_same_records(dropout):
+    ratings, validation = problem()
+    config = replace(QUICK, l2=0.1, clip_norm=1.0)
+    frames = []
+    for seed in (1, 1, 2):
+        model = TwoTables(dropout=dropout)
+        state = torch.random.get_rng_state()
+        history = train(model, ratings, replace(config, seed=seed), validation=validation)
+        frames.append(history.frame.drop(columns="seconds"))
+        assert torch.equal(state, torch.random.get_rng_state())
+    assert frames[0].equals(frames[1])
+    assert not frames[0].equals(frames[2])
+
+
+def test_patience_stops_and_goes_back():
+    ratings, validation = problem()
+    config = replace(QUICK, lr=0.1, epochs=60, patience=3)
+    states = {}
+    model = model_for(ratings, d=8)
+    history = train(
+        model, ratings, config, validation=validation, on_step=lambda r: states.update({r["epoch"]: snapshot(model)})
+    )
+    assert history.records[-1]["epoch"] == history.best + 3 < 60
+    assert same(snapshot(model), states[history.best])
+
+
+# Divergence
+
+
+def diverging():
+    ratings, _ = problem()
+    config = TrainConfig(optimizer="sgd", lr=500.0, batch_size=64, epochs=20)
+    return model_for(ratings, d=50, std=1.0), ratings, config
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_divergence_stops_before_the_update(masked, monkeypatch):
+    if masked:
+        monkeypatch.setattr(trainer, "MASKED_DEVICES", {"cpu"})
+    model, ratings, config = diverging()
+    states = [snapshot(model)]
+    with pytest.raises(DivergenceError) as info:
+        train(model, ratings, config, on_step=lambda _: states.append(snapshot(model)))
+    record, message = info.value.record, str(info.value)
+    assert record["step"] == len(states) > 1  # raised in the step after the last that was updated
+    assert not (np.isfinite(record["loss"]) and np.isfinite(record["grad_norm"]))
+    assert same(snapshot(model), states[-1])
+    assert all(p.isfinite().all() for p in model.parameters())
+    for words in (f"step {record['step']}", "loss", "gradient norm", "lower lr=500", "scaled_", "clip_norm"):
+        assert words in message
+    assert pickle.loads(pickle.dumps(info.value)).record["step"] == record["step"]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_masked_updates_are_skipped_until_the_flush(momentum, monkeypatch):
+    monkeypatch.setattr(trainer, "MASKED_DEVICES", {"cpu"})
+    model, ratings, config = diverging()
+    config, states = replace(config, momentum=momentum), []
+    with pytest.raises(DivergenceError) as at_once:
+        train(model, ratings, config, on_step=lambda _: states.append(snapshot(model)))
+    model, *_ = diverging()
+    forwards = []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(DivergenceError) as later:
+        train(model, ratings, config)
+    assert len(forwards) > at_once.value.record["step"] + 1  # steps were issued after the bad one ...
+    assert same(snapshot(model), states[-1])  # ... and moved nothing
+    assert later.value.record["step"] == at_once.value.record["step"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_masked_path_trains_as_the_other(optimizer, clip_norm, monkeypatch):
+    ratings, validation = problem()
+    config, runs = replace(QUICK, optimizer=optimizer, epochs=3, clip_norm=clip_norm), []
+    for devices, flush in ((set(), 256), ({"cpu"}, 256), ({"cpu"}, 3)):
+        monkeypatch.setattr(trainer, "MASKED_DEVICES", devices)
+        monkeypatch.setattr(trainer, "FLUSH_EVERY", flush)
+        model = model_for(ratings)
+        runs.append(
+            (train(model, ratings, config, validation=validation).frame.drop(columns="seconds"), snapshot(model))
+        )
+    assert np.allclose(runs[0][0], runs[1][0], rtol=1e-4, equal_nan=True)
+    assert close(runs[0][1], runs[1][1], rtol=1e-3, atol=1e-5)
+    assert runs[1][0].equals(runs[2][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optimizer": "adam", "lr": 0.5}, "adam step exceeds 7.27 lr = 3.63"),
+        ({"clip_norm": 2.0}, r"lr \* clip_norm = 1e\+03"),
+        ({}, "step 1 .*nothing was updated yet.*NaN"),
+    ],
+)
+def test_the_remedy_fits_the_run(change, says):
+    model, ratings, config = diverging()
+    if change:
+        hook = model.register_forward_hook(lambda module, _, out: out * (1.0 if module.calls < 3 else torch.nan))
+        model.calls = 0
+        model.register_forward_pre_hook(lambda module, _: setattr(module, "calls", module.calls + 1))
+        assert hook
+    else:
+        model.user_factors.weight.data[:] = torch.nan
+    with pytest.raises(DivergenceError, match=says):
+        train(model, ratings, replace(config, **change))
+
+
+def test_the_mode_comes_back_after_an_error():
+    model, ratings, config = diverging()
+    model.eval()
+    with pytest.raises(DivergenceError):
+        train(model, ratings, config)
+    assert not model.training
+
+
+# Checkpoints: this file run as a script is the process that gets killed
+
+VARIANTS = {
+    "adam": (lambda r: model_for(r), replace(QUICK, epochs=4, l2=0.05)),
+    "momentum": (
+        lambda r: model_for(r),
+        replace(QUICK, epochs=4, optimizer="sgd", lr=0.5, momentum=0.9, clip_norm=0.5),
+    ),
+    "dropout": (lambda r: TwoTables(dropout=0.3), replace(QUICK, epochs=4)),
+    "patience": (lambda r: model_for(r, d=8), replace(QUICK, epochs=9, lr=0.01, patience=2)),
+}
+
+
+def run(variant, path=None, on_step=None):
+    ratings, validation = problem()
+    make, config = VARIANTS[variant]
+    model = make(ratings)
+    history = train(
+        model, ratings, config, validation=validation, checkpoint=path, resume=path is not None, on_step=on_step
+    )
+    return snapshot(model), history.frame.drop(columns="seconds")
+
+
+def die(*_args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+KILLS = [
+    ("adam", 1, "step"),
+    ("momentum", 3, "step"),
+    ("dropout", 2, "step"),
+    ("patience", 3, "step"),
+    ("adam", 2, "save"),
+]
+
+
+@pytest.fixture(scope="module")
+def graveyard(tmp_path_factory):
+    """A folder with the checkpoints of runs that were killed, each in a process of its own."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, __file__, str(folder)], env=environment, timeout=300, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(("variant", "epoch", "where"), KILLS)
+def test_killed_and_resumed(variant, epoch, where, graveyard):
+    path = graveyard / f"{variant}-{epoch}-{where}.pt"
+    done = [r["epoch"] for r in torch.load(path, weights_only=True)["records"]]
+    assert done[-1] == (epoch if where == "step" else epoch - 1)
+    for ours, uninterrupted in zip(run(variant, path), run(variant), strict=True):
+        assert ours.equals(uninterrupted) if hasattr(ours, "equals") else same(ours, uninterrupted)
+
+
+def test_resumed_after_the_end_changes_nothing(tmp_path):
+    finished = run("patience", tmp_path / "run.pt")
+    again = run("patience", tmp_path / "run.pt")
+    assert same(finished[0], again[0])
+    assert finished[1].equals(again[1])
+
+
+def test_longer_epochs_go_on_from_the_checkpoint(tmp_path):
+    ratings, _ = problem()
+    once, twice = model_for(ratings), model_for(ratings)
+    train(once, ratings, replace(QUICK, epochs=3))
+    for epochs in (1, 3):
+        train(twice, ratings, replace(QUICK, epochs=epochs), checkpoint=tmp_path / "run.pt", resume=True)
+    assert same(snapshot(once), snapshot(twice))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_checkpoint_crosses_devices(tmp_path, monkeypatch):
+    """Written by the plain path, read by the masked one, whose optimizer must still skip bad updates."""
+    ratings, _ = problem()
+    train(model_for(ratings), ratings, QUICK, checkpoint=tmp_path / "run.pt")
+    monkeypatch.setattr(trainer, "MASKED_DEVICES", {"cpu"})
+    model = model_for(ratings)
+    model.register_forward_hook(lambda module, _, out: out * torch.nan if module.training else out)
+    with pytest.raises(DivergenceError):
+        train(model, ratings, replace(QUICK, epochs=4), checkpoint=tmp_path / "run.pt", resume=True)
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)["model"]
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_checkpoints_refuse_by_name(tmp_path):
+    ratings, validation = problem()
+    path = tmp_path / "run.pt"
+
+    def again(model=None, on=ratings, config=QUICK, resume=True, path=path):
+        train(model or model_for(ratings), on, config, checkpoint=path, resume=resume)
+
+    again()
+    with pytest.raises(ValueError, match=r"checkpoint='.*run.pt' exists; want resume=True"):
+        again(resume=False)
+    with pytest.raises(ValueError, match=r"config.lr must be the checkpoint's 0.02 to resume, got 0.5"):
+        again(config=replace(QUICK, lr=0.5))
+    with pytest.raises(ValueError, match=r"ratings must be the checkpoint's"):
+        again(on=validation)
+    with pytest.raises(ValueError, match=r"model must be the checkpoint's"):
+        again(model=model_for(ratings, d=5))
+    with pytest.raises(ValueError, match=r"checkpoint='.*missing/run.pt' must lie in a folder that exists"):
+        again(path=tmp_path / "missing" / "run.pt")
+    with pytest.raises(ValueError, match=r"resume=True needs a checkpoint"):
+        again(path=None)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"checkpoint='.*run.pt' must be a file that train wrote"):
+        again()
+
+
+def test_numpy_numbers_do_not_spoil_a_checkpoint(tmp_path):
+    given = Ratings(np.arange(9) % 3, np.arange(9) // 3, np.arange(9.0), np.int64(3), np.int64(3))
+    config = TrainConfig(lr=np.float64(0.1), l2=np.float32(0.5), batch_size=np.int64(4), epochs=1)
+    for _ in range(2):
+        train(model_for(given), given, config, checkpoint=str(tmp_path / "run.pt"), resume=True)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"loss": "rmse"}, "loss must be one of 'mse', 'huber', 'mae', got 'rmse'"),
+        ({"loss": nn.MSELoss()}, "loss must be one of .*MSELoss"),
+        ({"optimizer": "lbfgs"}, "optimizer must be one of 'sgd', 'adam', 'adamw', got 'lbfgs'"),
+        ({"penalty": "batch"}, "penalty must be one of 'per_rating', 'per_table', got 'batch'"),
+        ({"reduction": "none"}, "reduction must be one of 'mean', 'sum', got 'none'"),
+        ({"lr": 0}, "lr must be a finite number above 0, got 0"),
+        ({"lr": -0.1}, "lr must be a finite number above 0, got -0.1"),
+        ({"lr": float("nan")}, "lr must be a finite number above 0, got nan"),
+        ({"lr": "0.1"}, "lr must be a finite number above 0, got '0.1'"),
+        ({"lr": torch.tensor(0.1)}, r"lr must be a finite number above 0, got tensor"),
+        ({"lr": True}, "lr must be a finite number above 0, got True"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"epochs": None}, "epochs must be an integer of at least 1, got None"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
+        ({"l2": -1e-3}, "l2 must be a finite number of at least 0, got -0.001"),
+        ({"l1": float("inf")}, "l1 must be a finite number of at least 0, got inf"),
+        ({"delta": 0.0}, "delta must be a finite number above 0, got 0.0"),
+        ({"clip_norm": 0.0}, "clip_norm must be a finite number above 0, got 0.0"),
+        ({"momentum": 0.9}, "momentum needs optimizer='sgd'"),
+    ],
+)
+def test_config_refuses_by_name(change, says):
+    with pytest.raises(ValueError, match=says):
+        TrainConfig(**change)
+
+
+def test_config_takes_any_real_number():
+    config = TrainConfig(lr=1, l2=np.float32(0.5), batch_size=np.int64(7), seed=2**60)
+    assert (config.lr, config.l2, config.batch_size) == (1.0, 0.5, 7)
+    assert [type(x) for x in (config.lr, config.l2, config.batch_size)] == [float, float, int]
+    ratings, _ = problem()
+    train(model_for(ratings), ratings, replace(config, lr=0.01, batch_size=100_000, epochs=1))
+
+
+class Column(TwoTables):
+    def forward(self, users, items):
+        return super().forward(users, items).unsqueeze(-1)
+
+
+class Detached(TwoTables):
+    def forward(self, users, items):
+        return super().forward(users, items).detach()
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "says"),
+    [
+        (Column(), ValueError, r"prediction must have the target's shape \(2,\), got \(2, 1\).*squeeze"),
+        (TwoTables(39), IndexError, "model.p must have at least 40 rows for id 39 in ratings, got 39"),
+        (MatrixFactorization(40, 29, 2), IndexError, r"model.item_\w+ must have at least 30 rows .*got 29"),
+        (Detached(), ValueError, "prediction must carry a gradient"),
+        (nn.ReLU(), ValueError, "model must have parameters to train, got ReLU with none"),
+        (lambda users, items: users, TypeError, "model must be a Module, got function"),
+    ],
+)
+def test_a_model_that_does_not_fit(model, error, says):
+    ratings = Ratings([39, 0], [0, 29], [1.0, 2.0], 40, 30)
+    before = snapshot(model) if isinstance(model, nn.Module) else []
+    with pytest.raises(error, match=says):
+        train(model, ratings, QUICK)
+    assert not before or same(before, snapshot(model))
+
+
+def test_arguments_that_do_not_fit_each_other():
+    ratings, validation = problem()
+    with pytest.raises(ValueError, match=r"patience=2 needs validation ratings"):
+        train(model_for(ratings), ratings, replace(QUICK, patience=2))
+    with pytest.raises(IndexError, match=r"in validation, got 40"):
+        wide = Ratings([40], [0], [1.0], 41, 30)
+        train(model_for(ratings), ratings, QUICK, validation=wide)
+    with pytest.raises(TypeError, match=r"ratings must be a Ratings, got tuple"):
+        train(model_for(ratings), (ratings.users, ratings.items), QUICK)
+    with pytest.raises(TypeError, match=r"config must be a TrainConfig, got dict"):
+        train(model_for(ratings), ratings, {"lr": 0.1})
+    sparse = model_for(ratings, sparse=True)
+    with pytest.raises(ValueError, match=r"optimizer must be 'sgd' .*sparse=True, got 'adam'"):
+        train(sparse, ratings, QUICK)
+    with pytest.raises(ValueError, match=r"without weight_decay .*sparse=True, got 'sgd' and weight_decay=0.1"):
+        train(sparse, ratings, replace(QUICK, optimizer="sgd", weight_decay=0.1))
+    assert validation is not None
+
+
+def test_frozen_double_and_unused_parameters():
+    ratings, validation = problem()
+    model = TwoTables().double()
+    model.p.weight.requires_grad_(False)
+    model.unused = nn.Parameter(torch.ones(2))
+    before = snapshot(model)
+    history = train(model, ratings, replace(QUICK, l2=0.1, clip_norm=1.0), validation=validation)
+    p, unused, q = (torch.equal(a, b) for a, b in zip(before, snapshot(model), strict=True))
+    assert history.frame.loss.is_monotonic_decreasing or history.frame.loss.iloc[-1] < history.frame.loss.iloc[0]
+    assert not all((p, unused, q))
+    assert torch.equal(before[[n for n, _ in model.named_parameters()].index("p.weight")], model.p.weight)
+
+
+def run_and_die(variant, epoch, where, path):
+    if where == "save":  # in the middle of writing: the temporary file is there, the move is not done
+        replaced, left = os.replace, [epoch]
+
+        def replace_or_die(*args):
+            left[0] -= 1
+            return replaced(*args) if left[0] else die()
+
+        os.replace = replace_or_die
+    run(variant, path, on_step=lambda record: die() if record["epoch"] > epoch else None)
+
+
+if __name__ == "__main__":
+    for variant, epoch, where in KILLS:
+        if (child := os.fork()) == 0:
+            run_and_die(variant, epoch, where, Path(sys.argv[1]) / f"{variant}-{epoch}-{where}.pt")
+            os._exit(0)  # never reached
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (variant, epoch, where)
