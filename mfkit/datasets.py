@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pooch
 import torch
 
 from mfkit.data import Ratings
@@ -162,6 +161,8 @@ def data_dir() -> Path:
     """Where archives are kept: $MFKIT_DATA, or data/ in the repository, or the user's cache."""
     if given := os.environ.get("MFKIT_DATA"):
         return Path(given).expanduser()
+    import pooch  # here, because it imports tqdm's notebook bar, which warns where there are no widgets
+
     repository = Path(__file__).resolve().parent.parent
     return repository / "data" if (repository / "pyproject.toml").exists() else Path(pooch.os_cache("mfkit"))
 
@@ -184,6 +185,8 @@ def fetch(name: str) -> Path:
             f"{path} must have sha256 {source.sha256}, got {actual}: truncated, altered, or a newer edition. "
             f"Moved aside to {aside.name} where the folder allows it; call again to download it anew. {_NOTE}"
         )
+    import pooch
+
     pooch.get_logger().setLevel("WARNING")  # no text into notebooks; on a terminal, a bar
     options = {"fname": source.archive, "path": path.parent, "progressbar": sys.stderr.isatty()}
     try:

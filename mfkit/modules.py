@@ -26,6 +26,11 @@ def factor_weights(model: nn.Module) -> list[Tensor]:
     return [t.weight for t in ours] if all(isinstance(t, nn.Embedding) for t in ours) else list(model.parameters())
 
 
+def has_sparse_gradients(model: nn.Module) -> bool:
+    """Whether a table (nn.Embedding, nn.EmbeddingBag) of the model was made with sparse=True."""
+    return any(getattr(module, "sparse", False) is True for module in model.modules())
+
+
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """model.train(training) inside the block; afterwards each submodule is in the mode it was in before."""
@@ -42,7 +47,8 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 def rows_read(model: nn.Module) -> Iterator[list[Tensor]]:
     """A list that fills with the rows which the model's tables return inside the block, (B, k) each.
 
-    They are what a per-rating penalty penalises. Raises TypeError for a model that reads no nn.Embedding.
+    They are what a per-rating penalty penalises: a matrix that is read in another way (indexing, F.embedding) is left
+    out. Raises TypeError for a model that reads no nn.Embedding at all.
     """
     rows: list[Tensor] = []
     hooks = [
@@ -70,6 +76,7 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     """
     if not isinstance(ratings, Ratings):
         raise TypeError(f"{name} must be a Ratings, got {type(ratings).__name__}")
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which must not compile the hooks below
     paths = {table: path for path, table in embedding_tables(model).items()}
 
     def check(table: nn.Embedding, given: tuple[Tensor, ...]) -> None:
@@ -83,7 +90,7 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     users, items, values = (c[pairs].to(parameter.device) for c in (ratings.users, ratings.items, ratings.values))
     hooks = [table.register_forward_pre_hook(check) for table in paths]
     try:
-        with in_mode(model, False), torch.set_grad_enabled(trains):
+        with in_mode(model, False), torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             prediction = model(users, items)
     except IndexError as error:
         if str(error).startswith("model."):
@@ -97,7 +104,9 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
         raise TypeError(f"model must return a tensor of predictions, got {type(prediction).__name__}")
     losses.error(prediction, values)
     if trains and not prediction.requires_grad:
-        raise ValueError("prediction must carry a gradient, got none: does forward use detach, no_grad or .data?")
+        raise ValueError(
+            "prediction must carry a gradient, got none: is there a detach, .data or no_grad in forward or around?"
+        )
 
 
 NUMBERS = (  # fields of a TrainConfig, in words what each must be, its type, its least value
@@ -124,23 +133,27 @@ def check_config(config, choices: dict) -> None:
             if not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf:
                 raise ValueError(f"{name} must be {wanted}, got {value!r}")
             object.__setattr__(config, name, python(value))
+    if config.momentum and config.optimizer != "sgd":
+        raise ValueError(f"momentum needs optimizer='sgd', got momentum={config.momentum} with {config.optimizer!r}")
 
 
 def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config) -> None:
     """The arguments of `train` against each other: TypeError, ValueError or IndexError for what does not fit."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    if not dtypes:
         raise ValueError(f"model must have parameters to train, got {type(model).__name__} with none")
+    if torch.float16 in dtypes:  # Adam's eps = 1e-8 is 0 there, so that untouched rows become 0 / 0
+        raise ValueError("model must have float32, float64 or bfloat16 parameters, got torch.float16")
     check_fit(model, ratings, "ratings", trains=True)
     if validation is not None:
         check_fit(model, validation, "validation")
     elif config.patience:
         raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
-    sparse = any(table.sparse for table in embedding_tables(model).values())
-    if sparse and (config.optimizer != "sgd" or config.weight_decay):
-        got = f"{config.optimizer!r} and weight_decay={config.weight_decay}"
-        raise ValueError(f"optimizer must be 'sgd' without weight_decay for a model with sparse=True, got {got}")
+    if has_sparse_gradients(model) and config.optimizer == "adam" and config.weight_decay:
+        wanted = "optimizer='adamw' or l2 for a model with sparse gradients: Adam's own is a gradient of every row"
+        raise ValueError(f"weight_decay needs {wanted}; got 'adam' with weight_decay={config.weight_decay}")
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ What a dense optimizer does to a row that no batch reads follows a closed form, 
 `catch_up` does it for the rows that the model is about to read, `flush` for all of them.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,12 @@ class RowOptimizer(torch.optim.Optimizer):
             if id(table.weight) in known:
                 self._hooks.append(table.register_forward_pre_hook(before_reading))
         return self
+
+    def __enter__(self) -> "RowOptimizer":
+        return self  # `with optimizer.watch(model):` ends with unwatch
+
+    def __exit__(self, *_) -> None:
+        self.unwatch()
 
     def unwatch(self) -> None:
         """Flush, and stop watching."""
@@ -168,3 +176,21 @@ class RowSGD(RowOptimizer):
 def _column(per_row: Tensor, table: Tensor) -> Tensor:
     """(K,) as (K, 1, ...) in the table's dtype, to multiply its rows."""
     return per_row.reshape(-1, *[1] * (table.ndim - 1)).to(table.dtype)
+
+
+@torch.no_grad()
+def prox_l1_(tensors: Iterable[Tensor], thresholds: Iterable[Tensor | float]) -> None:
+    """Move every entry toward zero by its threshold, and to exactly zero where that is farther: x <- S(x, t).
+
+        S(x, t) = sign(x) max(|x| - t, 0) = argmin_z (z - x)^2 / 2 + t |z|                  (soft-thresholding)
+
+    In place. After a gradient step of the loss alone with this lr it makes a proximal step of the whole objective
+    (Parikh & Boyd 2014, 4.2 and 6.5.2); a subgradient step, lr l1 sign(x), steps over zero and never stays there.
+    thresholds: one a tensor, broadcast to it: lr * l1 under "per_table"; under "per_rating" with a mean over B
+    ratings lr * l1 * c / B, (rows, 1), where c counts the ratings that read the row. Raises ValueError below zero.
+    """
+    for x, t in zip(tensors, thresholds, strict=True):
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        if not (t >= 0).all():
+            raise ValueError(f"thresholds must be at least 0, got {t.min().item()}")
+        x.sub_(x.clamp(-t, t))

@@ -91,13 +91,14 @@ def sharpness(
 ) -> float:
     """The top curvature that SGD on squared errors meets from N(0, scale^2) factors: 2K / B ("mean") or 2K ("sum").
 
-        K = scale^2 (d + 2 + c) + 2 s1         and with biases  + 1 + c
+        K = scale^2 (d + 2 + c) + 2 s1         with biases sqrt(K^2 + (1 + c)^2)
 
     c: hits of the most frequent item or user in a batch, on average. First term: mean-square stability of that row,
     a linear regression on c Gaussian d-vectors a batch. s1: top singular value of a batch's ratings minus `mean`
     (default: theirs; what the model adds as a constant); 4 s1 / B is the curvature of the balanced solution that a
     small start reaches, exact for a whole matrix in one batch (B = N, scale -> 0), here a rule checked by
-    measurement. batch_size=None: all ratings. The sum bounds the two phases (Weyl); mean over 4 seeded batches.
+    measurement. batch_size=None: all ratings. The sum bounds the two phases (Weyl); s1 is the mean of 4 seeded batches.
+    1 + c is a bias's own curvature, a direction that partly overlaps: larger than either, smaller than the sum.
     Raises ValueError for a size, scale or reduction that cannot be.
     """
     size = len(ratings) if batch_size is None else min(batch_size, len(ratings))
@@ -114,7 +115,7 @@ def sharpness(
         batch = rng.permutation(len(ratings))[:size]
         drawn = ratings._map(lambda column, batch=batch: column[batch])
         s1.append(size * _top_singular_value(drawn, values[batch], "per_table"))
-    curvature = scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)) + (1 + hits if biases else 0)
+    curvature = math.hypot(scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)), (1 + hits) * biases)
     return 2 * curvature / (size if reduction == "mean" else 1)
 
 

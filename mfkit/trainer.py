@@ -21,10 +21,12 @@ from mfkit import checkpoint as checkpoints
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.data import Ratings
 from mfkit.losses import LOSSES, power_sum
-from mfkit.modules import check_config, check_run, embedding_tables, factor_weights, in_mode, rmse, rows_read
+from mfkit.modules import check_config, check_run, factor_weights, has_sparse_gradients, in_mode, rmse, rows_read
+from mfkit.optimizers import RowAdam, RowSGD
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+ROW_OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam, "adamw": RowAdam}  # for sparse gradients
 CHOICES = {
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
@@ -62,8 +64,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_config(self, CHOICES)
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum needs optimizer='sgd', got momentum={self.momentum} with {self.optimizer!r}")
 
 
 class DivergenceError(ArithmeticError):
@@ -135,11 +135,11 @@ def train(
     check_run(model, ratings, validation, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    sparse = any(table.sparse for table in embedding_tables(model).values())
+    sparse = has_sparse_gradients(model)
     ratings, masked = ratings.to(device), device.type in MASKED_DEVICES and not sparse
     options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    options |= {"lr": config.lr, "weight_decay": config.weight_decay, "fused": masked or None}
-    optimizer = OPTIMIZERS[config.optimizer](parameters, **options)
+    options |= {"lr": config.lr, "weight_decay": config.weight_decay} | ({"fused": True} if masked else {})
+    optimizer = (ROW_OPTIMIZERS if sparse else OPTIMIZERS)[config.optimizer](parameters, **options)
     history, pending, diverged = History(), [], torch.zeros((), device=device)
     history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
 
@@ -159,7 +159,8 @@ def train(
         if config.patience and history.best and epoch - 1 - history.best >= config.patience:
             break
         seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
-        with in_mode(model, True), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with in_mode(model, True), fork, optimizer.watch(model) if sparse else nullcontext():
             torch.manual_seed(seed)  # for dropout; the caller's random state comes back
             for batch in ratings.batches(config.batch_size, torch.Generator().manual_seed(seed)):
                 optimizer.zero_grad(set_to_none=True)

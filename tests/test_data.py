@@ -174,6 +174,8 @@ def test_split_by_hand():
     counts = np.bincount(many(200, 2, 100).users)
     assert (abs(np.bincount(first.users) - counts / 2) <= 0.5).all()
     assert len(first) + len(second) == 200
+    once = Ratings(range(1000), [0] * 1000, [1.0] * 1000, 1000, 1)  # one rating a user: whole users, in the right share
+    assert [len(part) for part in once.split((0.8, 0.2), 0, by="user")] == pytest.approx([800, 200], abs=50)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ def test_both_samplers_draw_one_after_the_other(exact_cells, monkeypatch):
     assert (abs(first - law / 3) < 4.5 * np.sqrt(law / 3 / trials)).all()
 
 
+def test_both_samplers_agree_where_draws_are_left_over(monkeypatch):
+    """Sixteen of 27 cells: rejection draws more than it needs, and must keep the first ones."""
+    p, q, rng, trials = np.full(9, 1 / 9), np.array([0.2, 0.3, 0.5]), np.random.default_rng(1), 3000
+    frequency = []
+    for exact_cells in (0, 100):
+        monkeypatch.setattr(datasets, "EXACT_CELLS", exact_cells)
+        drawn = np.concatenate([datasets._draw_cells(p, q, 16, rng) for _ in range(trials)])
+        frequency.append(np.bincount(drawn, minlength=27) / trials)
+    spread = np.sqrt(2 * frequency[1] * (1 - frequency[1]) / trials)
+    assert (abs(frequency[0] - frequency[1]) < 4.5 * spread + 1e-3).all()
+
+
 def test_every_cell_can_be_asked_for(monkeypatch):
     for exact_cells in (0, 100):
         monkeypatch.setattr(datasets, "EXACT_CELLS", exact_cells)

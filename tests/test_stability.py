@@ -41,9 +41,9 @@ def test_worked_by_hand():
     one = Ratings([0], [0], [3.0], 1, 1)
     assert predict.sharpness(one, 1, 0.0, mean=0.0) == pytest.approx(12)
     assert predict.max_stable_lr(one, 1, 0.0, mean=0.0) == pytest.approx(2 / 12)
-    # + scale^2 (d + 2 + c) = 4 (5 + 2 + 1) = 32; K = 32 + 6; with biases + 1 + c = 2
+    # + scale^2 (d + 2 + c) = 4 (5 + 2 + 1) = 32; K = 32 + 6 = 38; with biases hypot(38, 1 + c = 2)
     assert predict.max_stable_lr(one, 5, 2.0, mean=0.0) == pytest.approx(1 / 38)
-    assert predict.max_stable_lr(one, 5, 2.0, mean=0.0, biases=True) == pytest.approx(1 / 40)
+    assert predict.max_stable_lr(one, 5, 2.0, mean=0.0, biases=True) == pytest.approx(1 / math.hypot(38, 2))
     assert predict.max_stable_lr(one, 1, 0.0) == math.inf  # the mean explains the one rating: nothing to learn
 
 
