@@ -8,6 +8,7 @@ because U = V = 0 is a saddle that gradient descent never leaves. Biases start a
 
 import math
 
+import scipy.sparse.linalg
 import torch
 from torch import nn
 
@@ -23,8 +24,7 @@ def xavier_(model: nn.Module, seed: int = 0) -> nn.Module:
     Prediction std: 2 sqrt(d) / sqrt((m + d)(n + d)), which shrinks as users and items are added:
     a table is a lookup, and its rows are not a layer's outputs (Glorot & Bengio 2010, eq. 12, meant a dense layer).
     """
-    users, items = _factors(model)
-    return _fill(model, math.sqrt(2 / sum(users.weight.shape)), math.sqrt(2 / sum(items.weight.shape)), seed)
+    return _fill(model, *(math.sqrt(2 / sum(table.weight.shape)) for table in _factors(model)), seed)
 
 
 def he_(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -38,19 +38,38 @@ def he_(model: nn.Module, seed: int = 0) -> nn.Module:
 def scaled_(model: nn.Module, prediction_std: float = 0.1, seed: int = 0) -> nn.Module:
     """A chosen prediction std t: sU = sV = sqrt(t) / d^(1/4).
 
-    prediction_std: in units of the ratings; 0.1 is a tenth of a 1-5-star set's spread, small enough not to be
-    unlearned and far enough from the saddle at zero. Raises ValueError where it is not positive.
+    prediction_std: in rating units; 0.1, a tenth of stars' spread, is not much to unlearn and far from the saddle.
     """
     if not (prediction_std > 0 and math.isfinite(prediction_std)):
         raise ValueError(f"prediction_std must be positive and finite, got {prediction_std}")
     return normal_(model, math.sqrt(prediction_std) / _factors(model)[0].embedding_dim ** 0.25, seed)
 
 
+@torch.no_grad()
+def spectral_(model: nn.Module, ratings, l2: float = 0.0) -> nn.Module:
+    """U = A^-1/2 P sqrt(N (S - l2)+), V = C^-1/2 Q sqrt(N (S - l2)+): P S Q' the top d triplets of A^-1/2 E C^-1/2.
+
+    E: the ratings less mean and biases (set too), else 0. A, C: counts plus their mean (else rows rated once win). Near
+    a per-rating l2's optimum; columns with S <= l2 start, so stay, at 0. Needs d < m, n. Prediction std: the data's.
+    """
+    tables, shape, ids = _factors(model), (model.n_users, model.n_items), (ratings.users.cpu(), ratings.items.cpu())
+    e, roots = ratings.values.cpu().double() - model.mean.cpu(), []
+    for x, rows, biases in zip(ids, shape, (model.user_bias, model.item_bias), strict=True):
+        roots += [(torch.bincount(x, minlength=rows) + len(e) / rows).sqrt()[:, None]]
+        if biases is not None:
+            biases.weight[:] = torch.bincount(x, e, rows)[:, None] / roots[-1] ** 2
+            e = e - biases.weight.cpu()[x, 0]
+    E = scipy.sparse.csr_array((e / (roots[0][ids[0]] * roots[1][ids[1]])[:, 0], ids), shape)
+    P, S, Q = scipy.sparse.linalg.svds(E, model.n_factors, v0=torch.linspace(1, 2, min(shape)).numpy())
+    for factors, vectors, root in zip(tables, (P, Q.T), roots, strict=True):
+        factors.weight[:] = torch.from_numpy(vectors * (len(e) * (S - l2).clip(0)) ** 0.5) / root
+    return model
+
+
 def _factors(model: nn.Module) -> tuple[nn.Embedding, nn.Embedding]:
     tables = getattr(model, "user_factors", None), getattr(model, "item_factors", None)
     if not all(isinstance(table, nn.Embedding) for table in tables):
-        wanted = "nn.Embedding tables named user_factors and item_factors"
-        raise TypeError(f"model must have {wanted}, got {type(model).__name__} with {tables}")
+        raise TypeError(f"model must have user_factors and item_factors, nn.Embedding, got {type(model).__name__}")
     return tables
 
 

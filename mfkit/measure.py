@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from mfkit import predict
 from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
 from mfkit.modules import rmse
@@ -157,6 +158,31 @@ def is_stable(model: nn.Module, ratings: Ratings, config: TrainConfig, steps: in
     except _Enough:
         return True
     return True
+
+
+def escape_time(model: nn.Module, ratings: Ratings, config: TrainConfig, *, steps: int = 10_000, mean=None) -> float:
+    """Steps until training `model` in place has halved the residual's top mode, p'(R - prediction)q <= s1 / 2.
+
+    Any module and optimizer; p, s1, q: `predict.top_mode`. Looked at after each step, with a straight line between.
+    Infinite where it takes more than `steps`, or there is no mode to learn.
+    """
+    s1, weights = predict.top_mode(ratings, mean)
+    weights, shares, found = weights.to(ratings.values), [1.0], [math.inf]
+
+    @torch.no_grad()
+    def look(record: dict) -> None:
+        residual = ratings.values - model(ratings.users, ratings.items)
+        shares.append((residual * weights).sum().item() / (s1 or math.nan))
+        if shares[-1] <= 0.5:
+            found.append(record["step"] - (0.5 - shares[-1]) / (shares[-2] - shares[-1]))
+            raise _Enough
+        if record["step"] >= steps:
+            raise _Enough
+
+    epochs = math.ceil(steps * config.batch_size / len(ratings)) + 1
+    with suppress(_Enough):
+        train(model, ratings, replace(config, epochs=epochs), on_step=look)
+    return found[-1]
 
 
 def max_stable_lr(

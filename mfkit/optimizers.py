@@ -17,8 +17,9 @@ from torch import Tensor, nn
 class RowOptimizer(torch.optim.Optimizer):
     """Steps for the rows of the batch now, and for the other rows when they are read.
 
-    params: tables of any shape (rows, ...); a dense gradient touches every row. The state of each holds `seen`,
-    (rows,) int64: the step up to which each row has been brought. Raises ValueError for settings out of range.
+    params: tables of any shape (rows, ...); a dense gradient touches every row. The state of each holds `step`, the
+    number of its steps, and `seen`, (rows,) int64: the step up to which each row has been brought. Raises ValueError for
+    settings out of range.
     """
 
     def __init__(self, params, **settings):
@@ -30,7 +31,7 @@ class RowOptimizer(torch.optim.Optimizer):
             ):
                 wanted = "at least 0 and below 1" if below == 1 else "positive" if name == "lr" else "at least 0"
                 raise ValueError(f"{name} must be {wanted}, got {value}")
-        super().__init__(params, {**settings, "step": 0})
+        super().__init__(params, settings)
         self._hooks = []
 
     def watch(self, model: nn.Module) -> "RowOptimizer":
@@ -62,10 +63,9 @@ class RowOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)  # which casts counts to the parameter's dtype
         params = [p for group in self.param_groups for p in group["params"]]
         for index, saved in state_dict["state"].items():
-            counts = {name: value for name, value in saved.items() if not value.is_floating_point()}
-            self.state[params[index]] |= {
-                name: value.to(params[index].device, copy=True) for name, value in counts.items()
-            }
+            for name, value in saved.items():
+                if isinstance(value, Tensor) and not value.is_floating_point():
+                    self.state[params[index]][name] = value.to(params[index].device, copy=True)
 
     def flush(self) -> None:
         """Bring every row up to now: before a table is read as a whole or saved, and before lr changes."""
@@ -78,9 +78,9 @@ class RowOptimizer(torch.optim.Optimizer):
         """Bring these rows, (K,) int64, repeats allowed, up to the last step."""
         if not (state := self.state[p]):
             return
-        missed = group["step"] - state["seen"][rows]
+        missed = state["step"] - state["seen"][rows]
         self._pass_by(torch.atleast_1d(p.data), state, group, rows, missed)
-        state["seen"][rows] = group["step"]
+        state["seen"][rows] = state["step"]
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -93,13 +93,13 @@ class RowOptimizer(torch.optim.Optimizer):
                 if grad.is_sparse:
                     grad = grad.coalesce()
                     rows, grad = grad.indices()[0], grad.values()
-                if not self.state[p]:
-                    self.state[p]["seen"] = torch.full((len(table),), group["step"], device=p.device)
-                    self._start(table, self.state[p], group)
+                if not (state := self.state[p]):
+                    state |= {"step": 0, "seen": torch.zeros(len(table), dtype=torch.int64, device=p.device)}
+                    self._start(table, state, group)
                 self.catch_up(p, group, rows)
-                self._update(table, self.state[p], group, rows, grad)
-                self.state[p]["seen"][rows] = group["step"] + 1
-            group["step"] += 1
+                self._update(table, state, group, rows, grad)
+                state["step"] += 1
+                state["seen"][rows] = state["step"]
         return loss
 
 

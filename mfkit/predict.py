@@ -27,6 +27,33 @@ def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
     return math.sqrt(n_factors) * user_std * item_std
 
 
+def top_mode(ratings: Ratings, mean: float | None = None) -> tuple[float, Tensor]:
+    """(s1, p_i q_j of each rating): the top singular triplet of R less `mean` (default: theirs), 0 where unobserved."""
+    i, j = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
+    values = ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
+    p, s1, q = _top_triplet(sp.csr_array((values, (i, j)), shape=(ratings.n_users, ratings.n_items)))
+    return s1, torch.from_numpy(p[i] * q[j])
+
+
+def escape_time(
+    ratings: Ratings, n_factors: int, user_std: float, item_std: float, lr: float, *, mean: float | None = None
+) -> float:
+    """Steps of SGD ("mean", no l2, no biases) until the ratings' top mode is half learnt from N(0, sU^2), N(0, sV^2).
+
+        [ ln(s1 / (w x0)) ]+ / (2 ln(1 + 2 lr s1 / N)),     ln x0 = ln((sU^2 + sV^2) / 2) + digamma(d / 2)
+
+    s1, p, q: top singular triplet of the ratings less `mean` (default: theirs); w = their sum of p_i^2 q_j^2, 1 where all
+    cells are observed. Near zero (U'p + V'q)/2 grows by 1 + 2 lr s1 / N a step, and starts with E ln|.|^2 = ln x0; then
+    its square x is logistic, x' ~ x (s1 - w x). Infinite from two zero tables, or where s1 = 0.
+    """
+    s1, weights = top_mode(ratings, mean)
+    if not (s1 and max(user_std, item_std)):
+        return math.inf
+    x0 = (user_std**2 + item_std**2) / 2 * torch.tensor(n_factors / 2, dtype=torch.float64).digamma().exp().item()
+    pace = 2 * math.log1p(2 * lr * s1 / len(ratings))
+    return max(0.0, math.log(s1 / (weights.square().sum().item() * x0)) / pace)
+
+
 def collapse_l2(ratings: Ratings, penalty: str = "per_rating", residual: bool = False) -> float:
     """The l2 from which on U V' = 0 is the global optimum under MSE, whatever n_factors >= 1, init and optimizer.
 
@@ -62,10 +89,15 @@ def _top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> f
     else:
         scale = 1 / len(values)
     matrix = sp.csr_array((values * scale, (users, items)), shape=(ratings.n_users, ratings.n_items))
-    if min(matrix.shape) < 3 or not values.any():  # too small for ARPACK, or nothing to find
-        return float(np.linalg.norm(matrix.toarray(), 2))
-    start = np.random.default_rng(0).standard_normal(min(matrix.shape))
-    return float(svds(matrix, k=1, v0=start, tol=1e-12, return_singular_vectors=False)[0])
+    return _top_triplet(matrix)[1]
+
+
+def _top_triplet(matrix: sp.csr_array) -> tuple[np.ndarray, float, np.ndarray]:
+    if min(matrix.shape) < 3 or not matrix.data.any():  # too small for ARPACK, or nothing to find
+        P, s, Q = np.linalg.svd(matrix.toarray())
+    else:
+        P, s, Q = svds(matrix, k=1, v0=np.random.default_rng(0).standard_normal(min(matrix.shape)), tol=1e-12)
+    return P[:, 0], float(s[0]), Q[0]
 
 
 def _bias_residual(ratings: Ratings, l2: float) -> np.ndarray:

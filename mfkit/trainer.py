@@ -138,8 +138,11 @@ def train(
     sparse = has_sparse_gradients(model)
     ratings, masked = ratings.to(device), device.type in MASKED_DEVICES and not sparse
     options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    options |= {"lr": config.lr, "weight_decay": config.weight_decay} | ({"fused": True} if masked else {})
-    optimizer = (ROW_OPTIMIZERS if sparse else OPTIMIZERS)[config.optimizer](parameters, **options)
+    options |= {"lr": config.lr, "weight_decay": config.weight_decay}
+    if sparse:
+        optimizer = ROW_OPTIMIZERS[config.optimizer](parameters, **options)
+    else:  # one kernel a parameter, where there is one: a third of a small step
+        optimizer = OPTIMIZERS[config.optimizer](parameters, **options, fused=device.type in ("cpu", "cuda") or None)
     history, pending, diverged = History(), [], torch.zeros((), device=device)
     history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
 

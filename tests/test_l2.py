@@ -89,7 +89,7 @@ def test_measured_border(ratings):
 def test_repeatable_and_checked(ratings):
     assert predict.collapse_l2(ratings) == predict.collapse_l2(ratings)
     for function in (predict.collapse_l2, lambda r, p: measure.minimum(r, 0.1, p)):
-        with pytest.raises(ValueError, match="penalty must be .* got 'table'"):
+        with pytest.raises(ValueError, match=r"penalty must be .* got 'table'"):
             function(ratings, "table")
 
 

@@ -53,7 +53,7 @@ def test_row_adam_first_step_is_lr_whenever_it_comes():
         optimizer = RowAdam(model.parameters(), lr=0.01)
         model(torch.tensor([0])).sum().backward()
         optimizer.step()
-        optimizer.param_groups[0]["step"] = late - 1
+        optimizer.state[model.weight]["step"] = late - 1
         before = model.weight[5].clone()
         optimizer.zero_grad()
         model(torch.tensor([5])).sum().backward()

@@ -376,6 +376,7 @@ def die(*_args):
 KILLS = [
     ("adam", 1, "step"),
     ("momentum", 3, "step"),
+    ("sparse", 2, "step"),
     ("dropout", 2, "step"),
     ("patience", 3, "step"),
     ("adam", 2, "save"),
