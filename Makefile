@@ -1,4 +1,4 @@
-# make reproduce [UPDATE=1] · make test · make lint · make lab      Each builds .venv first if it is missing.
+# make reproduce [UPDATE=1] · make test · make lint · make lab · make bench    Each builds .venv first if it is missing.
 # Another torch: make reproduce TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := .venv/bin
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lint lab
+.PHONY: reproduce test lint lab bench
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/ready
@@ -22,6 +22,9 @@ lint: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
+
+bench: .venv/ready # experiments too long for a notebook; their results are committed beside them
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mfkit needs Python 3.11 or newer, got " + sys.version)'

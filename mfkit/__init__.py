@@ -10,22 +10,3 @@ from mfkit.modules import rmse
 from mfkit.trainer import DivergenceError, History, TrainConfig, train
 
 __version__ = "0.1.0"
-__all__ = [
-    "DivergenceError",
-    "History",
-    "MatrixFactorization",
-    "Ratings",
-    "TrainConfig",
-    "clip_grad_norm_",
-    "figures",
-    "huber",
-    "initializers",
-    "mae",
-    "measure",
-    "movielens",
-    "mse",
-    "predict",
-    "rmse",
-    "synthetic",
-    "train",
-]

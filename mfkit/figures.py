@@ -96,7 +96,9 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """HOLDS or FAILS."""
+        """HOLDS or FAILS; SKIPPED where this system cannot measure it and `measured` says so: "skipped"."""
+        if self.measured == "skipped":
+            return "SKIPPED"
         if isinstance(self.predicted, list):
             operator, bound = self.predicted
             holds = not isinstance(self.measured, str) and OPERATORS[operator](self.measured, bound)
@@ -134,20 +136,16 @@ def _plain(value):
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def verdicts(claims: Iterable[Claim]) -> pd.DataFrame:
-    """Claims as a table without the measured values: what must be the same on every machine."""
-    return _claims_frame(claims).drop(columns="measured")
-
-
 def measurements(claims: Iterable[Claim]) -> pd.DataFrame:
-    """Claims as a table with the measured values."""
-    return _claims_frame(claims)
-
-
-def _claims_frame(claims: Iterable[Claim]) -> pd.DataFrame:
+    """Claims as a table: claim, predicted, measured, verdict; by id."""
     columns = ["claim", "predicted", "measured", "verdict"]
     rows = [(c.statement, _show(c.predicted, c.tolerance), _show(c.measured), c.verdict) for c in claims]
     return pd.DataFrame(rows, columns=columns, index=pd.Index([c.id for c in claims], name="id"))
+
+
+def verdicts(claims: Iterable[Claim]) -> pd.DataFrame:
+    """The same without the measured values: what must not differ between machines."""
+    return measurements(claims).drop(columns="measured")
 
 
 def _show(value, tolerance: float = 0.0) -> str:
@@ -241,6 +239,8 @@ def problems(committed: Path, again: Path, ids: Iterable[str]) -> list[str]:
         found += [f"{id}: claim {name} is in one record only" for name in sorted(before.keys() ^ after.keys())]
         for name in before.keys() & after.keys():
             a, b = before[name], after[name]
+            if "SKIPPED" in (a["verdict"], b["verdict"]):
+                continue
             if a["verdict"] != b["verdict"]:
                 found.append(f"{id}: claim {name} was {a['verdict']}, is {b['verdict']} (measured {b['measured']})")
             for part in ("predicted", "measured"):

@@ -18,8 +18,8 @@ class RowOptimizer(torch.optim.Optimizer):
     """Steps for the rows of the batch now, and for the other rows when they are read.
 
     params: tables of any shape (rows, ...); a dense gradient touches every row. The state of each holds `step`, the
-    number of its steps, and `seen`, (rows,) int64: the step up to which each row has been brought. Raises ValueError for
-    settings out of range.
+    number of its steps, and `seen`, (rows,) int64: the step up to which each row has been brought. Raises ValueError
+    for settings out of range.
     """
 
     def __init__(self, params, **settings):
@@ -89,10 +89,11 @@ class RowOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
                 table, grad = torch.atleast_1d(p.data), torch.atleast_1d(p.grad)
-                rows = torch.arange(len(table), device=p.device)
                 if grad.is_sparse:
                     grad = grad.coalesce()
                     rows, grad = grad.indices()[0], grad.values()
+                else:
+                    rows = torch.arange(len(table), device=p.device)
                 if not (state := self.state[p]):
                     state |= {"step": 0, "seen": torch.zeros(len(table), dtype=torch.int64, device=p.device)}
                     self._start(table, state, group)

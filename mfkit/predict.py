@@ -42,9 +42,9 @@ def escape_time(
 
         [ ln(s1 / (w x0)) ]+ / (2 ln(1 + 2 lr s1 / N)),     ln x0 = ln((sU^2 + sV^2) / 2) + digamma(d / 2)
 
-    s1, p, q: top singular triplet of the ratings less `mean` (default: theirs); w = their sum of p_i^2 q_j^2, 1 where all
-    cells are observed. Near zero (U'p + V'q)/2 grows by 1 + 2 lr s1 / N a step, and starts with E ln|.|^2 = ln x0; then
-    its square x is logistic, x' ~ x (s1 - w x). Infinite from two zero tables, or where s1 = 0.
+    s1, p, q: top singular triplet of the ratings less `mean` (default: theirs); w = their sum of p_i^2 q_j^2, 1 where
+    all cells are observed. Near zero (U'p + V'q)/2 grows by 1 + 2 lr s1 / N a step, from E ln|.|^2 = ln x0; then its
+    square x is logistic, x' ~ x (s1 - w x). Infinite from two zero tables, or where s1 = 0.
     """
     s1, weights = top_mode(ratings, mean)
     if not (s1 and max(user_std, item_std)):
@@ -167,6 +167,23 @@ def max_stable_lr(
     """
     top = sharpness(ratings, n_factors, scale, batch_size, reduction, mean=mean, biases=biases)
     return 2 / top if top else math.inf
+
+
+def huber_efficiency(k: float) -> float:
+    """Variance of least squares over that of Huber's estimate, under Gaussian noise of std 1 (Huber 1964, section 6).
+
+        (2P - 1)^2 / [(2P - 1) - 2 k p + 2 k^2 (1 - P)]         P, p: the normal cdf and pdf at k
+
+    k: delta in units of the noise's std. 0.95 at 1.345; 2 / pi, the median's, toward 0; 1 toward infinity.
+    For a regression with few coefficients against its observations: one row of factors, the others fixed, no
+    penalty. Raises ValueError for a k that is not positive.
+    """
+    if not k > 0:
+        raise ValueError(f"k must be positive, got {k}")
+    if k == math.inf:
+        return 1.0
+    outside, p = math.erfc(k / math.sqrt(2)), math.exp(-k * k / 2) / math.sqrt(2 * math.pi)  # outside = 2 (1 - P)
+    return (1 - outside) ** 2 / (1 - outside - 2 * k * p + k * k * outside)
 
 
 def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:

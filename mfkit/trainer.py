@@ -27,12 +27,8 @@ from mfkit.optimizers import RowAdam, RowSGD
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 ROW_OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam, "adamw": RowAdam}  # for sparse gradients
-CHOICES = {
-    "loss": LOSSES,
-    "optimizer": OPTIMIZERS,
-    "penalty": ("per_rating", "per_table"),
-    "reduction": ("mean", "sum"),
-}
+PENALTIES, REDUCTIONS = ("per_rating", "per_table"), ("mean", "sum")
+CHOICES = {"loss": LOSSES, "optimizer": OPTIMIZERS, "penalty": PENALTIES, "reduction": REDUCTIONS}
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
 FLUSH_EVERY = 256  # steps between two looks at the records of such a device
 
@@ -138,11 +134,10 @@ def train(
     sparse = has_sparse_gradients(model)
     ratings, masked = ratings.to(device), device.type in MASKED_DEVICES and not sparse
     options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    options |= {"lr": config.lr, "weight_decay": config.weight_decay}
-    if sparse:
-        optimizer = ROW_OPTIMIZERS[config.optimizer](parameters, **options)
-    else:  # one kernel a parameter, where there is one: a third of a small step
-        optimizer = OPTIMIZERS[config.optimizer](parameters, **options, fused=device.type in ("cpu", "cuda") or None)
+    if not sparse:  # fused: one kernel a parameter saves a third of a small step
+        options |= {"fused": device.type in ("cpu", "cuda") or None}
+    make = (ROW_OPTIMIZERS if sparse else OPTIMIZERS)[config.optimizer]
+    optimizer = make(parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
     history, pending, diverged = History(), [], torch.zeros((), device=device)
     history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
 

@@ -9,6 +9,15 @@ import torch
 from mfkit import MatrixFactorization, Ratings, TrainConfig, initializers, measure, predict, synthetic
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The tables are tiny: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def complete(singular_values=(6.0, 2.0, 1.0), m=14, n=9, seed=0) -> Ratings:
     """Every cell of a matrix with these singular values."""
     rng, k = np.random.default_rng(seed), len(singular_values)
@@ -28,7 +37,7 @@ def run(ratings, d, stds, lr, seed, batch_size=10_000, **options) -> float:
 
 
 def test_worked_by_hand():
-    """One rating 3, d = 2, both stds 0.1: digamma(1) = -0.5772, x0 = 0.01 e^-0.5772 = 0.005615; lr 0.01: pace 2 ln 1.06."""
+    """One rating 3, d = 2, stds 0.1: digamma(1) = -0.5772, x0 = 0.01 e^-0.5772 = 0.005615; lr 0.01: pace 2 ln 1.06."""
     one = Ratings([0], [0], [3.0], 1, 1)
     steps = math.log(3 / 0.00561459) / (2 * math.log(1.06))
     assert predict.escape_time(one, 2, 0.1, 0.1, 0.01, mean=0.0) == pytest.approx(steps, rel=1e-5)
@@ -39,7 +48,7 @@ def test_worked_by_hand():
 
 def test_one_dimension_by_simulation():
     """u = v = a on one rating r: u <- u + 2 lr u (r - u^2), by hand."""
-    one, r, lr, u, steps = Ratings([0], [0], [3.0], 1, 1), 3.0, 0.001, 1e-4, 0
+    one, r, lr, u, steps = Ratings([0], [0], [3.0], 1, 1), 3.0, 0.005, 1e-4, 0
     model = MatrixFactorization(1, 1, 1, biases=False).double()
     torch.nn.init.constant_(model.user_factors.weight, u)
     torch.nn.init.constant_(model.item_factors.weight, u)
@@ -47,24 +56,24 @@ def test_one_dimension_by_simulation():
         u, steps = u + 2 * lr * u * (r - u * u), steps + 1
     measured = measure.escape_time(model, one, TrainConfig(optimizer="sgd", lr=lr), mean=0.0)
     assert steps - 1 < measured <= steps
-    assert measured == pytest.approx(math.log(r / 1e-8) / (2 * math.log1p(2 * lr * r)), rel=1e-3)
+    assert measured == pytest.approx(math.log(r / 1e-8) / (2 * math.log1p(2 * lr * r)), rel=1e-2)
 
 
 @pytest.mark.parametrize("stds", [(1e-3, 1e-3), (1e-3, 0.0), (0.0, 1e-3), (1e-2, 1e-4)])
 def test_mean_over_seeds(stds):
     ratings, d = complete(), 12
-    lr = 0.03 * len(ratings) / 6
-    measured = [run(ratings, d, stds, lr, seed) for seed in range(6)]
-    error = 4 * np.std(measured, ddof=1) / math.sqrt(6)
+    lr = 0.1 * len(ratings) / 6
+    measured = [run(ratings, d, stds, lr, seed) for seed in range(4)]
+    error = 4 * np.std(measured, ddof=1) / math.sqrt(4)
     assert np.mean(measured) == pytest.approx(predict.escape_time(ratings, d, *stds, lr, mean=0.0), abs=error + 1)
 
 
 def test_slope():
     """Two scales, same draw: ln of their ratio over the log growth a step, whatever the draw."""
     ratings = complete()
-    lr = 0.03 * len(ratings) / 6
-    near, far = (run(ratings, 4, (a, a), lr, seed=1) for a in (1e-3, 1e-6))
-    assert far - near == pytest.approx(math.log(1e3) / math.log1p(2 * lr * 6 / len(ratings)), rel=1e-3)
+    lr = 0.1 * len(ratings) / 6
+    near, far = (run(ratings, 4, (a, a), lr, seed=1) for a in (1e-3, 1e-5))
+    assert far - near == pytest.approx(math.log(1e2) / math.log1p(2 * lr * 6 / len(ratings)), rel=5e-3)
 
 
 @pytest.mark.parametrize("batch_size", [3000, 500])

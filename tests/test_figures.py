@@ -80,6 +80,7 @@ def test_provenance(saved):
         ({}, None),
         ({"measured": 1.002}, None),
         ({"data": (1.0, 2.03, math.nan)}, None),
+        ({"measured": "skipped"}, None),
         ({"measured": 1.2}, "was HOLDS, is FAILS"),
         ({"measured": 0.9}, "measured 1.001, now 0.9"),
         ({"predicted": 1.1, "tolerance": 0.5}, "predicted 1.0, now 1.1"),

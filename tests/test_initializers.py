@@ -58,7 +58,7 @@ def everything(matrix) -> Ratings:
 
 
 def test_spectral_on_a_whole_matrix():
-    """All cells observed, no biases: counts are equal, so U V' is the best rank-d product, halved twice (counts + mean)."""
+    """All cells observed, no biases: counts are equal, and U V' is the best rank-d product, a quarter of it."""
     matrix = np.random.default_rng(0).standard_normal((9, 7))
     P, S, Q = np.linalg.svd(matrix)
     for l2 in (0.0, 0.1):

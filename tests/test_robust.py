@@ -1,0 +1,60 @@
+"""Huber's efficiency against tables, limits and an integral; influence and the scale of the loss."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch.nn import functional as F
+
+from mfkit import losses, measure, predict
+
+
+@pytest.mark.parametrize(("k", "known"), [(0.5, 0.792), (1.0, 0.903), (1.345, 0.950), (2.0, 0.990)])
+def test_efficiency_is_the_tabled_one(k, known):
+    assert predict.huber_efficiency(k) == pytest.approx(known, abs=6e-4)
+
+
+@pytest.mark.parametrize("k", [0.1, 0.7, 1.345, 3.0])
+def test_efficiency_is_the_ratio_of_its_integrals(k):
+    """E[psi']^2 / E[psi^2] with psi(e) = max(-k, min(e, k)), by quadrature."""
+    slope = integrate.quad(stats.norm.pdf, -k, k)[0]
+    square = integrate.quad(lambda e: min(e * e, k * k) * stats.norm.pdf(e), -10, 10, points=[-k, k])[0]
+    assert predict.huber_efficiency(k) == pytest.approx(slope**2 / square, rel=1e-7)
+
+
+def test_efficiency_goes_from_the_median_to_least_squares():
+    assert predict.huber_efficiency(1e-4) == pytest.approx(2 / math.pi, rel=1e-3)
+    assert predict.huber_efficiency(math.inf) == 1 == pytest.approx(predict.huber_efficiency(8.0), rel=1e-9)
+    values = [predict.huber_efficiency(k) for k in np.geomspace(0.01, 5, 50)]
+    assert values == sorted(values)
+
+
+def test_efficiency_measured_is_the_predicted_one():
+    assert measure.huber_efficiency(1.0, n_ratings=200, replications=4000) == pytest.approx(
+        predict.huber_efficiency(1.0), rel=0.02
+    )
+    assert measure.huber_efficiency(50.0, n_ratings=50, replications=500) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [0, -1.0, float("nan")])
+def test_efficiency_refuses(k):
+    with pytest.raises(ValueError, match="k must be positive, got"):
+        predict.huber_efficiency(k)
+
+
+def test_influence_of_one_rating_is_bounded_by_delta():
+    e = torch.tensor([-100.0, -0.5, 0.2, 3.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.huber(e, torch.zeros(4), 0.7).sum(), e)
+    assert torch.allclose(slope, torch.tensor([-1.4, -1.0, 0.4, 1.4]))  # 2 e, cut off at 2 delta
+
+
+def test_torchs_huber_at_l2_is_mse_at_twice_l2():
+    """By hand: r = 2 from u with v = 1. MSE: u = 2 / (1 + l2). torch's half square: u = 2 / (1 + 2 l2)."""
+    for loss, l2, known in ((F.huber_loss, 0.5, 1.0), (F.mse_loss, 0.5, 4 / 3), (F.mse_loss, 1.0, 1.0)):
+        u = torch.tensor(known, dtype=torch.float64, requires_grad=True)
+        target = torch.tensor(2.0, dtype=torch.float64)
+        options = {"delta": 10.0} if loss is F.huber_loss else {}
+        (slope,) = torch.autograd.grad(loss(u, target, **options) + l2 * u.square(), u)
+        assert slope.item() == pytest.approx(0, abs=1e-12)
