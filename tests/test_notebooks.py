@@ -57,3 +57,10 @@ def test_figures_named_in_the_text_exist(path):
     made = {id for id, record in records.items() if record["notebook"] == path.stem}
     assert made
     assert set(re.findall(rf"`({path.stem[:2]}_[a-z0-9_]+)`", text)) - {path.stem} == made
+
+
+def test_readme_links_resolve_and_name_every_notebook():
+    readme = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link}
+    assert [link for link in links if not (figures.ROOT / link).exists()] == []
+    assert {f"notebooks/{path.name}" for path in NOTEBOOKS} <= links
