@@ -97,7 +97,7 @@ def execute(path: Path, scratch: Path, *, skip_data: bool) -> nbformat.NotebookN
 
 
 def put_in_place(executed: dict, made: Path, ids: set[str], keep: set[Path]) -> None:
-    """Move new figures and notebooks to where they are committed. Timing records that exist stay; so does all of `keep`."""
+    """Move new figures and notebooks to where they are committed. Timing records stay as they are; so does `keep`."""
     committed = figures.ROOT / "figures"
     old, new = figures.load(committed), figures.load(made)
     for id in sorted(id for id in ids if not any(path.stem.startswith(id[:2]) for path in keep)):

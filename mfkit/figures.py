@@ -289,9 +289,15 @@ def claims_table(records: dict[str, dict]) -> pd.DataFrame:
 
 
 def claims_markdown(records: dict[str, dict]) -> str:
-    """The table of the README, with links."""
-    table = claims_table(records)
+    """The tables of the README, with links: one a notebook, folded."""
+    table, parts = claims_table(records), []
     table["figure"] = [f"[{id}](figures/{id}.svg)" for id in table["figure"]]
-    table["notebook"] = [f"[{name[:2]}](notebooks/{name}.ipynb)" for name in table["notebook"]]
-    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).values.tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    for notebook, claims in table.groupby("notebook"):
+        counts = claims["verdict"].value_counts()
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.sort_index(ascending=False).items())
+        claims = claims.drop(columns="notebook").astype(str)
+        rows = [list(claims.columns), ["---"] * claims.shape[1], *claims.values.tolist()]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        head = f'<details><summary><a href="notebooks/{notebook}.ipynb">{notebook}</a>: {summary}</summary>'
+        parts.append("\n".join([head, "", *lines, "", "</details>"]))
+    return "\n\n".join(parts)
