@@ -139,6 +139,7 @@ def train(
     make = (ROW_OPTIMIZERS if sparse else OPTIMIZERS)[config.optimizer]
     optimizer = make(parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
     history, pending, diverged = History(), [], torch.zeros((), device=device)
+    one = torch.ones((), device=device)
     history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
 
     def flush() -> None:
@@ -165,7 +166,7 @@ def train(
                 loss = objective(model, batch, config)
                 loss.backward()
                 norm = clip_grad_norm_(parameters, clip) if clip else grad_norm(parameters)
-                measured = (loss.detach(), norm, clip_coefficient(norm, clip or math.inf))
+                measured = (loss.detach(), norm, clip_coefficient(norm, clip) if clip else one)
                 numbers, step = torch.stack([number.float() for number in measured]), step + 1
                 pending.append((step, epoch, time.perf_counter() - start, numbers))
                 if masked:  # fused kernels skip the update where found_inf is 1, as they do for GradScaler
