@@ -92,7 +92,8 @@ def execute(path: Path, scratch: Path, *, skip_data: bool) -> nbformat.NotebookN
     if skip_data:
         notebook.cells = [cell for cell in notebook.cells if NEEDS_DATA not in cell.metadata.get("tags", [])]
     where = {"metadata": {"path": str(scratch)}}
-    NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, resources=where).execute()
+    options = {"record_timing": False, "coalesce_streams": True}  # the same bytes each time
+    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where, **options).execute()
     return notebook
 
 
