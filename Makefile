@@ -23,8 +23,14 @@ lint: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
 
-bench: .venv/ready # experiments too long for a notebook; their results are committed beside them
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: .venv-bench/ready # experiments too long for a notebook; their results are committed beside them
+	for script in $$(grep -l __main__ benchmarks/*.py); do .venv-bench/bin/python $$script || exit 1; done
+
+.venv-bench/ready: pyproject.toml benchmarks/requirements.txt # mfkit and the programs that it is measured against
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet $(TORCH)
+	.venv-bench/bin/python -m pip install --quiet --requirement benchmarks/requirements.txt --editable .
+	@touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mfkit needs Python 3.11 or newer, got " + sys.version)'

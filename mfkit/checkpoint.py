@@ -1,8 +1,6 @@
 """Checkpoints of the trainer: written whole or not at all, read without running code from the file."""
 
 import os
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,42 +11,32 @@ from torch.optim import Optimizer
 from mfkit.data import Ratings
 
 
-def save(
-    path: str | Path, model: nn.Module, optimizer: Optimizer, records: list, best: dict | None, config, ratings: Ratings
-) -> None:
-    """Write the state of a run to a temporary name beside `path`, then move it into place."""
-    path = Path(path)
+def save(path: str | Path, model: nn.Module, optimizer: Optimizer, records, best, config, ratings: Ratings) -> None:
+    """Write the state of a run, as `restore` reads it, to a temporary file beside `path`, then move it into place."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"], "records": records}
     state |= {"best": best, "config": asdict(config), "ratings": _fingerprint(ratings)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def restore(
-    path: str | Path | None, resume: bool, model: nn.Module, optimizer: Optimizer, config, ratings: Ratings
-) -> tuple[list, dict | None]:
+def restore(path: str | Path | None, resume: bool, model: nn.Module, optimizer: Optimizer, config, ratings: Ratings):
     """Put a saved run back into model and optimizer; its (records, best state), or ([], None) where none is saved.
 
     Raises ValueError for a file that is there without `resume`, a folder that is not, a broken file, other ratings,
     another model, or a config that differs in more than `epochs`.
     """
-    if path is None:
-        if resume:
-            raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
-        return [], None
-    path = Path(path)
-    if not path.parent.is_dir():
+    if path is None and resume:
+        raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
+    if path is not None and not Path(path).parent.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} must lie in a folder that exists")
-    if not path.exists():
+    if path is None or not Path(path).exists():
         return [], None
     if not resume:
         raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")

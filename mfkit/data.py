@@ -116,9 +116,8 @@ class Ratings:
             position = (rank + rng.random(self.n_users)[users]) / counts[users]
         part = np.searchsorted(edges + (edges > 1 - 1e-9), position, side="right")
         picks = [torch.from_numpy(order[part == k]) for k in range(len(shares))]
-        for k, pick in enumerate(picks):
-            if not len(pick):
-                raise ValueError(f"fractions must leave no part empty, got {fractions[k]} of {len(self)} ratings")
+        if empty := [fraction for fraction, pick in zip(fractions, picks, strict=True) if not len(pick)]:
+            raise ValueError(f"fractions must leave no part empty, got {empty[0]} of {len(self)} ratings")
         return [self._map(lambda column, pick=pick: column[pick.to(column.device)]) for pick in picks]
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

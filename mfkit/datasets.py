@@ -44,13 +44,7 @@ class Truth:
 
 
 def synthetic(
-    n_users: int = 943,
-    n_items: int = 1682,
-    n_ratings: int = 80_000,
-    rank: int = 8,
-    noise: float = 0.85,
-    seed: int = 0,
-    stars: bool = False,
+    n_users=943, n_items=1682, n_ratings=80_000, rank=8, noise=0.85, seed=0, stars=False
 ) -> tuple[Ratings, Truth]:
     """The reference problem: MovieLens-100K's size and long tail, with a known truth.
 
@@ -69,13 +63,9 @@ def synthetic(
     rng = np.random.default_rng(seed)
     activity, popularity = rng.lognormal(0, 1.0, n_users), rng.lognormal(0, 1.4, n_items)
     scale = np.sqrt(INTERACTION_STD) / rank**0.25
-    truth = Truth(
-        MEAN,
-        USER_BIAS_STD * rng.standard_normal(n_users),
-        ITEM_BIAS_STD * rng.standard_normal(n_items),
-        scale * rng.standard_normal((n_users, rank)),
-        scale * rng.standard_normal((n_items, rank)),
-    )
+    biases = USER_BIAS_STD * rng.standard_normal(n_users), ITEM_BIAS_STD * rng.standard_normal(n_items)
+    factors = (scale * rng.standard_normal((rows, rank)) for rows in (n_users, n_items))
+    truth = Truth(MEAN, *biases, *factors)
     cells = _draw_cells(activity / activity.sum(), popularity / popularity.sum(), n_ratings, rng)
     users, items = torch.from_numpy(cells // n_items), torch.from_numpy(cells % n_items)
     values = truth(Ratings(users, items, torch.zeros(n_ratings), n_users, n_items))
@@ -104,46 +94,20 @@ def _draw_cells(p: np.ndarray, q: np.ndarray, n: int, rng: np.random.Generator) 
     return rng.permutation(cells[:n])
 
 
-@dataclass(frozen=True)
-class Source:
-    """An official file: its archive, the table in it, and how that is written."""
-
-    archive: str
-    sha256: str
-    member: str
-    separator: str  # "," with a header; "\t" and "::" without
-
-    @property
-    def url(self) -> str:
-        return f"{BASE_URL}/{self.archive}"
-
-
 BASE_URL = "https://files.grouplens.org/datasets/movielens"
-SOURCES = {
-    "latest-small": Source(
-        "ml-latest-small.zip",
-        "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-        "ml-latest-small/ratings.csv",
-        ",",
-    ),
-    "100k": Source(
-        "ml-100k.zip", "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229", "ml-100k/u.data", "\t"
-    ),
-    "1m": Source(
-        "ml-1m.zip", "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20", "ml-1m/ratings.dat", "::"
-    ),
-    "10m": Source(
-        "ml-10m.zip", "813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862", "ml-10M100K/ratings.dat", "::"
-    ),
-    "20m": Source(
-        "ml-20m.zip", "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3", "ml-20m/ratings.csv", ","
-    ),
-    "25m": Source(
-        "ml-25m.zip", "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa", "ml-25m/ratings.csv", ","
-    ),
-    "32m": Source(
-        "ml-32m.zip", "e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee", "ml-32m/ratings.csv", ","
-    ),
+SOURCES = {  # of ml-<name>.zip: the archive's sha256, and the table in it, whose suffix says how it is written
+    "latest-small": ("696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436", "ml-latest-small/ratings.csv"),
+    "100k": ("50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229", "ml-100k/u.data"),
+    "1m": ("a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20", "ml-1m/ratings.dat"),
+    "10m": ("813c411ccb6122564edfe752e7f80c4dcc5aa25fa94c93622f6877a7ba252862", "ml-10M100K/ratings.dat"),
+    "20m": ("96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3", "ml-20m/ratings.csv"),
+    "25m": ("8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa", "ml-25m/ratings.csv"),
+    "32m": ("e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee", "ml-32m/ratings.csv"),
+}
+LAYOUTS = {
+    ".csv": {"sep": ",", "header": 0, "usecols": [0, 1, 2]},
+    ".data": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
+    ".dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # "::"; the fast parser takes one character only
 }
 
 
@@ -154,7 +118,7 @@ def movielens(name: str) -> Ratings:
     verified archive that is there already needs no network. Original ids are kept. Raises KeyError for
     an unknown name, ValueError for a file that is not the expected one, ConnectionError where it cannot be had.
     """
-    return read_archive(fetch(name), SOURCES[name])
+    return read_archive(fetch(name), SOURCES[name][1])
 
 
 def data_dir() -> Path:
@@ -171,52 +135,41 @@ def fetch(name: str) -> Path:
     """The verified archive of a MovieLens set on disk, downloaded where it is missing; errors as `movielens`."""
     if name not in SOURCES:
         raise KeyError(f"name must be one of {', '.join(SOURCES)}; got {name!r}")
-    source = SOURCES[name]
-    path = data_dir() / source.archive
+    path, (sha256, _) = data_dir() / f"ml-{name}.zip", SOURCES[name]
+    url, note = f"{BASE_URL}/{path.name}", f"A newer edition's hash belongs into {__name__}.SOURCES."
     if path.exists():
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual == source.sha256:
+        if actual == sha256:
             return path
-        aside = path.with_suffix(".zip.bad")
         with suppress(OSError):  # a read-only folder: the error below says the same
-            path.replace(aside)
+            path.replace(path.with_suffix(".zip.bad"))
         raise ValueError(
-            f"{path} must have sha256 {source.sha256}, got {actual}: truncated, altered, or a newer edition. "
-            f"Moved aside to {aside.name} where the folder allows it; call again to download it anew. {_NOTE}"
+            f"{path} must have sha256 {sha256}, got {actual}: truncated, altered, or newer. Moved aside to "
+            f"{path.name}.bad where the folder allows it; call again to download it anew. {note}"
         )
     import pooch
 
     pooch.get_logger().setLevel("WARNING")  # no text into notebooks; on a terminal, a bar
-    options = {"fname": source.archive, "path": path.parent, "progressbar": sys.stderr.isatty()}
     try:
-        pooch.retrieve(source.url, f"sha256:{source.sha256}", **options)
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, progressbar=sys.stderr.isatty())
     except ValueError as error:  # pooch's: the hash differs; nothing was kept under the archive's name
-        raise ValueError(f"{source.url} is not the file with sha256 {source.sha256}: {error} {_NOTE}") from error
+        raise ValueError(f"{url} is not the file with sha256 {sha256}: {error} {note}") from error
     except Exception as error:
         raise ConnectionError(
-            f"cannot download {source.url} ({type(error).__name__}: {error}). Remedy: put that file into {path.parent} "
+            f"cannot download {url} ({type(error).__name__}: {error}). Remedy: put that file into {path.parent} "
             "yourself, or set MFKIT_DATA to a folder that holds it. GroupLens's certificate has been reported "
             "expired at times; the sha256 is checked however the file came."
         ) from error
     return path
 
 
-_NOTE = "GroupLens changes ml-latest-small now and then: then its new hash belongs into mfkit.datasets.SOURCES."
-
-
-def read_archive(path: Path, source: Source) -> Ratings:
-    """Parse the ratings table of an archive, in memory. ValueError where it is not what `source` says."""
-    layout = {
-        ",": {"sep": ",", "header": 0, "usecols": [0, 1, 2]},
-        "\t": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
-        "::": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # pandas' fast parser takes one character only
-    }[source.separator]
+def read_archive(path: Path, member: str) -> Ratings:
+    """Parse this ratings table of an archive, in memory. ValueError where the archive does not hold it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            table = io.BytesIO(archive.read(source.member))
+            table = io.BytesIO(archive.read(member))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path} must be a zip archive with {source.member}, got: {error}") from error
-    frame = pd.read_csv(table, **layout)
-    frame.columns = ["user", "item", "rating"]
-    return Ratings.from_frame(frame)
+        raise ValueError(f"{path} must be a zip archive with {member}, got: {error}") from error
+    frame = pd.read_csv(table, **LAYOUTS[Path(member).suffix])
+    return Ratings.from_frame(frame.set_axis(["user", "item", "rating"], axis=1))

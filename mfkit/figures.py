@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,8 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = {"<": lambda a, b: a < b, ">": lambda a, b: a > b, "<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b}
+
+COLUMNS = ["claim", "predicted", "measured", "verdict"]
 
 # Okabe & Ito's colour-blind-safe colours; the same thing has the same colour in every notebook.
 COLORS = {
@@ -36,32 +38,21 @@ COLORS = {
     "reference": "#595959",  # mean, biases, noise floor
     "theory": "#000000",  # always dotted
 }
-STYLE = {
-    "figure.figsize": (6.5, 3.6),  # inches, as printed
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 200,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "axes.prop_cycle": plt.cycler(color=[c for name, c in COLORS.items() if name not in ("reference", "theory")]),
-}
 
 
 def style() -> None:
     """The one style of all figures, and tables that show whole sentences. Call it once, after the imports."""
-    plt.rcParams.update(STYLE)
+    colors = [color for name, color in COLORS.items() if name not in ("reference", "theory")]
+    plt.rc("figure", figsize=(6.5, 3.6), dpi=110)  # inches, as printed
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("savefig", dpi=200)
+    plt.rc("font", family="DejaVu Sans", size=9)  # comes with matplotlib: the same letters everywhere
+    plt.rc("axes", titlesize=10, titlelocation="left", grid=True, axisbelow=True, prop_cycle=plt.cycler(color=colors))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("grid", color="#E5E5E5", linewidth=0.6)
+    plt.rc("lines", linewidth=1.6, markersize=4)
+    plt.rc("legend", frameon=False)
+    plt.rc("svg", fonttype="path")
     pd.set_option("display.max_colwidth", None, "display.width", 120)
 
 
@@ -73,13 +64,12 @@ def end_labels(ax: plt.Axes, **text) -> None:
         xy = line.get_xydata()
         xy = xy[np.isfinite(xy.astype(float)).all(axis=1)]
         if not line.get_label().startswith("_") and len(xy):
-            ends.append([ax.transData.transform(xy[-1])[1], xy[-1], line])
-    ends.sort(key=lambda end: end[0])
+            ends.append((ax.transData.transform(xy[-1])[1], xy[-1], line))
     gap, lowest = 1.25 * plt.rcParams["font.size"] * ax.figure.dpi / 72, -math.inf
-    for y, (x_data, y_data), line in ends:
+    for y, end, line in sorted(ends, key=lambda end: end[0]):
         lowest = max(y, lowest + gap)
         points = (lowest - y) * 72 / ax.figure.dpi
-        at = {"xy": (x_data, y_data), "xytext": (4, points), "textcoords": "offset points", "va": "center"}
+        at = {"xy": tuple(end), "xytext": (4, points), "textcoords": "offset points", "va": "center"}
         ax.annotate(line.get_label(), **at, color=line.get_color(), annotation_clip=False, **text)
 
 
@@ -138,9 +128,8 @@ def _plain(value):
 
 def measurements(claims: Iterable[Claim]) -> pd.DataFrame:
     """Claims as a table: claim, predicted, measured, verdict; by id."""
-    columns = ["claim", "predicted", "measured", "verdict"]
     rows = [(c.statement, _show(c.predicted, c.tolerance), _show(c.measured), c.verdict) for c in claims]
-    return pd.DataFrame(rows, columns=columns, index=pd.Index([c.id for c in claims], name="id"))
+    return pd.DataFrame(rows, columns=COLUMNS, index=pd.Index([c.id for c in claims], name="id"))
 
 
 def verdicts(claims: Iterable[Claim]) -> pd.DataFrame:
@@ -162,22 +151,13 @@ def directory() -> Path:
 
 
 def save(
-    fig: plt.Figure,
-    id: str,
-    data: pd.DataFrame,
-    claims: Sequence[Claim],
-    caption: str,
-    *,
-    config=None,
-    seeds: Sequence[int] = (),
-    tolerance: float = 0.02,
-    timing: bool = False,
+    fig: plt.Figure, id: str, data, claims, caption: str, *, config=None, seeds=(), tolerance=0.02, timing=False
 ) -> None:
     """Write the four files of a figure, each moved into place when it is whole.
 
-    data: what is plotted, one row a point. claims: what the figure shows. caption: states the finding.
-    config: a TrainConfig or a dict of settings. tolerance: how far numbers of `data` may lie from the
-    committed ones, relative to their column's largest. timing=True: seconds, or what depends on them;
+    data: a DataFrame of what is plotted, one row a point. claims: the Claims it shows. caption: states the finding.
+    config: a TrainConfig or a dict of settings. seeds: those of its runs. tolerance: how far numbers of `data` may lie
+    from the committed ones, relative to their column's largest. timing=True: seconds, or what depends on them;
     measured and shown again by every run, never compared and, once committed, not overwritten.
     Raises ValueError for an id that no notebook's number starts, or claims with the same id.
     """
@@ -192,31 +172,26 @@ def save(
         fig.savefig(partial["svg"], metadata={"Date": None, "Creator": None})
     fig.savefig(partial["png"], metadata={"Software": None})
     data.to_csv(partial["csv"], index=False, float_format="%.9g", lineterminator="\n")
-    notebooks = sorted((ROOT / "notebooks").glob(f"{id[:2]}_*.ipynb"))
+    versions = {name: version(name).split("+")[0] for name in ("mfkit", "torch", "numpy", "scipy", "matplotlib")}
     record = {
         "id": id,
         "caption": caption,
-        "notebook": notebooks[0].stem if notebooks else None,
+        "notebook": next((path.stem for path in sorted((ROOT / "notebooks").glob(f"{id[:2]}_*.ipynb"))), None),
         "command": f"python -m mfkit reproduce {id[:2]}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name).split("+")[0] for name in ("mfkit", "torch", "numpy", "scipy", "matplotlib")},
-        },
+        "versions": {"python": platform.python_version()} | versions,
         "seeds": list(seeds),
         "config": asdict(config) if is_dataclass(config) else config,
         "tolerance": tolerance,
         "timing": timing,
         "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
-        "sha256": {suffix: _sha256(partial[suffix]) for suffix in ("svg", "png", "csv")},
+        "sha256": {
+            suffix: hashlib.sha256(partial[suffix].read_bytes()).hexdigest() for suffix in ("svg", "png", "csv")
+        },
     }
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     partial["json"].write_text(text + "\n", encoding="utf-8")
     for suffix, path in partial.items():
         path.replace(folder / f"{id}.{suffix}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load(folder: Path | None = None) -> dict[str, dict]:
@@ -239,11 +214,8 @@ def problems(committed: Path, again: Path, ids: Iterable[str]) -> list[str]:
         found += [f"{id}: claim {name} is in one record only" for name in sorted(before.keys() ^ after.keys())]
         for name in before.keys() & after.keys():
             a, b = before[name], after[name]
-            if "SKIPPED" in (a["verdict"], b["verdict"]):
-                continue
-            if a["verdict"] != b["verdict"]:
-                found.append(f"{id}: claim {name} was {a['verdict']}, is {b['verdict']} (measured {b['measured']})")
-            for part in ("predicted", "measured"):
+            parts = () if "SKIPPED" in (a["verdict"], b["verdict"]) else ("verdict", "predicted", "measured")
+            for part in parts:
                 if not _near(a[part], b[part], a["repeat"]):
                     found.append(f"{id}: claim {name} {part} {a[part]}, now {b[part]} (tolerance {a['repeat']})")
         found += _table_problems(id, committed / f"{id}.csv", again / f"{id}.csv", old["tolerance"])
@@ -253,39 +225,29 @@ def problems(committed: Path, again: Path, ids: Iterable[str]) -> list[str]:
 def _near(a, b, tolerance: float) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return a[0] == b[0] and _near(a[1], b[1], tolerance)
-    if isinstance(a, str | bool) or isinstance(b, str | bool):
-        return a == b
-    return abs(a - b) <= tolerance * max(abs(a), abs(b))
+    return math.isclose(a, b, rel_tol=tolerance) if isinstance(a, float) and isinstance(b, float) else a == b
 
 
 def _table_problems(id: str, old: Path, new: Path, tolerance: float) -> list[str]:
     a, b = pd.read_csv(old), pd.read_csv(new)
     if list(a) != list(b) or len(a) != len(b):
         return [f"{id}.csv: {a.shape} {list(a)}, now {b.shape} {list(b)}"]
-    found = []
-    for column in a:
-        x, y = a[column], b[column]
-        if pd.api.types.is_numeric_dtype(x) and pd.api.types.is_numeric_dtype(y):
-            x, y = x.to_numpy(float), y.to_numpy(float)
-            size = np.abs(x[np.isfinite(x)]).max(initial=0)
-            wrong = ~np.isclose(x, y, rtol=0, atol=tolerance * size, equal_nan=True)
-        else:
-            wrong = (x.fillna("").astype(str) != y.fillna("").astype(str)).to_numpy()
-        if wrong.any():
-            k = int(wrong.argmax())
-            found.append(f"{id}.csv: {column} in row {k} was {a[column][k]}, is {b[column][k]} (tolerance {tolerance})")
-    return found
+    wrong = (a != b) & (a.notna() | b.notna())
+    numbers = a.select_dtypes("number").columns.intersection(b.select_dtypes("number").columns)
+    largest = a[numbers].replace([np.inf, -np.inf], np.nan).abs().max()
+    wrong[numbers] &= ~((a[numbers] - b[numbers]).abs() <= tolerance * largest)
+    at = {column: wrong[column].idxmax() for column in a if wrong[column].any()}
+    return [f"{id}.csv: {c} in row {k} was {a[c][k]}, is {b[c][k]} (tolerance {tolerance})" for c, k in at.items()]
 
 
 def claims_table(records: dict[str, dict]) -> pd.DataFrame:
     """claim, predicted, measured, verdict, notebook, figure: one row a claim, in the notebooks' order."""
-    columns = ["claim", "predicted", "measured", "verdict", "notebook", "figure"]
     rows = [
         (c["statement"], _show(c["predicted"], c["tolerance"]), _show(c["measured"]), c["verdict"], r["notebook"], id)
         for id, r in sorted(records.items())
         for c in r["claims"]
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*COLUMNS, "notebook", "figure"])
 
 
 def claims_markdown(records: dict[str, dict]) -> str:

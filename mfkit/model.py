@@ -41,10 +41,9 @@ class MatrixFactorization(nn.Module):
             for table in (self.user_factors, self.item_factors):
                 nn.init.normal_(table.weight, std=0.1**0.5 / n_factors**0.25)
         if biases:
-            self.user_bias = nn.Embedding(n_users, 1, sparse=sparse)
-            self.item_bias = nn.Embedding(n_items, 1, sparse=sparse)
-            for table in (self.user_bias, self.item_bias):
-                nn.init.zeros_(table.weight)
+            self.user_bias, self.item_bias = (nn.Embedding(rows, 1, sparse=sparse) for rows in (n_users, n_items))
+            nn.init.zeros_(self.user_bias.weight)
+            nn.init.zeros_(self.item_bias.weight)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """(B,), (B,) -> (B,). The product is row by row: U[users] @ V[items].T would compute (B, B) numbers."""

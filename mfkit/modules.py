@@ -5,7 +5,7 @@ users, items: (B,) int64      prediction: (B,)
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from numbers import Integral, Real
 
 import torch
@@ -51,20 +51,13 @@ def rows_read(model: nn.Module) -> Iterator[list[Tensor]]:
     out. Raises TypeError for a model that reads no nn.Embedding at all.
     """
     rows: list[Tensor] = []
-    hooks = [
-        table.register_forward_hook(lambda _table, _ids, output: rows.append(output))
-        for table in embedding_tables(model).values()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for table in embedding_tables(model).values():
+            hooks.enter_context(table.register_forward_hook(lambda _table, _ids, output: rows.append(output)))
         yield rows
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not rows:
-        raise TypeError(
-            "penalty='per_rating' with l2 or l1 needs a model that reads nn.Embedding tables, "
-            f"got {type(model).__name__}, which reads none; want penalty='per_table' or weight_decay"
-        )
+        got = f"{type(model).__name__}, which reads none; want penalty='per_table' or weight_decay"
+        raise TypeError(f"penalty='per_rating' with l2 or l1 needs a model that reads nn.Embedding tables, got {got}")
 
 
 def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = False) -> None:
@@ -88,25 +81,23 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     pairs = torch.stack([ratings.users.argmax(), ratings.items.argmax()])
     parameter = next(model.parameters(), ratings.values)
     users, items, values = (c[pairs].to(parameter.device) for c in (ratings.users, ratings.items, ratings.values))
-    hooks = [table.register_forward_pre_hook(check) for table in paths]
-    try:
-        with in_mode(model, False), torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+    grad = torch.set_grad_enabled(trains and torch.is_grad_enabled())
+    with ExitStack() as hooks, in_mode(model, False), grad:
+        for table in paths:
+            hooks.enter_context(table.register_forward_pre_hook(check))
+        try:
             prediction = model(users, items)
-    except IndexError as error:
-        if str(error).startswith("model."):
-            raise
-        largest = f"user {users.max()} and item {items.max()}"
-        raise IndexError(f"model must have rows for {largest} of {name}, got: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+        except IndexError as error:
+            if str(error).startswith("model."):
+                raise
+            largest = f"user {users.max()} and item {items.max()}"
+            raise IndexError(f"model must have rows for {largest} of {name}, got: {error}") from error
     if not isinstance(prediction, Tensor):
         raise TypeError(f"model must return a tensor of predictions, got {type(prediction).__name__}")
     losses.error(prediction, values)
     if trains and not prediction.requires_grad:
-        raise ValueError(
-            "prediction must carry a gradient, got none: is there a detach, .data or no_grad in forward or around?"
-        )
+        hint = "is there a detach, .data or no_grad in forward or around?"
+        raise ValueError(f"prediction must carry a gradient, got none: {hint}")
 
 
 NUMBERS = (  # fields of a TrainConfig, in words what each must be, its type, its least value

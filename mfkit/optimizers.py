@@ -8,8 +8,10 @@ What a dense optimizer does to a row that no batch reads follows a closed form, 
 `catch_up` does it for the rows that the model is about to read, `flush` for all of them.
 """
 
+import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,8 @@ class RowOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params, **settings):
         for name, value in settings.items():
-            below = 1.0 if name in ("betas", "momentum") else float("inf")
-            if not all(0 <= x < below for x in (value if isinstance(value, tuple) else (value,))) or (name, value) == (
-                "lr",
-                0,
-            ):
+            below = 1.0 if name in ("betas", "momentum") else math.inf
+            if not all(0 <= x < below for x in np.atleast_1d(value)) or (name == "lr" and value == 0):
                 wanted = "at least 0 and below 1" if below == 1 else "positive" if name == "lr" else "at least 0"
                 raise ValueError(f"{name} must be {wanted}, got {value}")
         super().__init__(params, settings)
@@ -38,12 +37,12 @@ class RowOptimizer(torch.optim.Optimizer):
         """Catch up the rows that the model's nn.Embedding tables are about to read, from now until `unwatch`."""
 
         def before_reading(table: nn.Embedding, ids: tuple[Tensor, ...]) -> None:
-            group = next(group for group in self.param_groups if any(table.weight is p for p in group["params"]))
-            self.catch_up(table.weight, group, ids[0].reshape(-1))
+            for group in self.param_groups:
+                if any(table.weight is p for p in group["params"]):
+                    self.catch_up(table.weight, group, ids[0].reshape(-1))
 
-        known = {id(p) for group in self.param_groups for p in group["params"]}
-        for table in (module for module in model.modules() if isinstance(module, nn.Embedding)):
-            if id(table.weight) in known:
+        for table in model.modules():
+            if isinstance(table, nn.Embedding):
                 self._hooks.append(table.register_forward_pre_hook(before_reading))
         return self
 

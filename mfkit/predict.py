@@ -1,4 +1,4 @@
-"""What the formulas say, before anything is trained. Each function has a partner of the same name in `measure`.
+"""What the formulas say, before anything is trained. Partners of the same names in `measure` (one in notebook 08).
 
 m, n: users, items     d: factors     N: ratings     B: batch size     s1: the largest singular value
 """
@@ -71,23 +71,18 @@ def collapse_l2(ratings: Ratings, penalty: str = "per_rating", residual: bool = 
         raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
     if not residual:
         return _top_singular_value(ratings, ratings.values.cpu().double().numpy(), penalty)
-    if penalty == "per_table":
-        return _top_singular_value(ratings, _bias_residual(ratings, 0.0), penalty)
     l2, before = 0.0, -1.0
-    for _ in range(100):
-        if abs(l2 - before) <= 1e-9 * l2:
-            break
-        before, l2 = l2, _top_singular_value(ratings, _bias_residual(ratings, l2), penalty)
+    for _ in range(100 if penalty == "per_rating" else 1):
+        if abs(l2 - before) > 1e-9 * l2:
+            before, l2 = l2, _top_singular_value(ratings, _bias_residual(ratings, l2), penalty)
     return l2
 
 
 def _top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
     """s1 of the observed `values` (N,), scaled as the penalty asks; the start vector is fixed, so it is repeatable."""
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
-    if penalty == "per_rating":
-        scale = (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5
-    else:
-        scale = 1 / len(values)
+    by_count = penalty == "per_rating"
+    scale = (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5 if by_count else 1 / len(values)
     matrix = sp.csr_array((values * scale, (users, items)), shape=(ratings.n_users, ratings.n_items))
     return _top_triplet(matrix)[1]
 
@@ -112,14 +107,7 @@ def _bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
 
 
 def sharpness(
-    ratings: Ratings,
-    n_factors: int,
-    scale: float,
-    batch_size: int | None = None,
-    reduction: str = "mean",
-    *,
-    mean: float | None = None,
-    biases: bool = False,
+    ratings: Ratings, n_factors: int, scale: float, batch_size=None, reduction="mean", *, mean=None, biases=False
 ) -> float:
     """The top curvature that SGD on squared errors meets from N(0, scale^2) factors: 2K / B ("mean") or 2K ("sum").
 
@@ -152,14 +140,7 @@ def sharpness(
 
 
 def max_stable_lr(
-    ratings: Ratings,
-    n_factors: int,
-    scale: float,
-    batch_size: int | None = None,
-    reduction: str = "mean",
-    *,
-    mean: float | None = None,
-    biases: bool = False,
+    ratings: Ratings, n_factors: int, scale: float, batch_size=None, reduction="mean", *, mean=None, biases=False
 ) -> float:
     """The learning rate beyond which SGD explodes: 2 / sharpness, with its arguments; infinite where that is 0.
 
@@ -196,14 +177,10 @@ def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:
     copies = {"sgd": (0, 0), "momentum": (1, 0), "adam": (2, 4), "adamw": (2, 4)}
     if optimizer not in copies:
         raise ValueError(f"optimizer must be one of {', '.join(map(repr, copies))}, got {optimizer!r}")
-    trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
     tables, counter = copies[optimizer]
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    return {
-        "parameters": parameters,
-        "gradients": sum(trained),
-        "state": tables * sum(trained) + counter * len(trained),
-    }
+    trained = [p.nbytes for p in model.parameters() if p.requires_grad]
+    state = tables * sum(trained) + counter * len(trained)
+    return {"parameters": sum(p.nbytes for p in model.parameters()), "gradients": sum(trained), "state": state}
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

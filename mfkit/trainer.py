@@ -8,10 +8,8 @@ step; whoever calls it prints or plots.
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -106,25 +104,17 @@ class History:
 
 
 def train(
-    model: nn.Module,
-    ratings: Ratings,
-    config: TrainConfig,
-    *,
-    validation: Ratings | None = None,
-    on_step: Callable[[dict], None] | None = None,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
+    model: nn.Module, ratings: Ratings, config, *, validation=None, on_step=None, checkpoint=None, resume=False
 ) -> History:
     """Train `model` in place, on the device where its parameters are.
 
-    validation: scored after each epoch (RMSE, predictions not clipped to a rating range).
-    on_step: called with each step's record after its update.
-    checkpoint: a file, written whole after each epoch; resume=True goes on from it (or starts, where there is none)
+    config: a TrainConfig. validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
+    on_step: a function that is called with each step's record after its update.
+    checkpoint: a path, written whole after each epoch; resume=True goes on from it (or starts, where there is none)
         and ends with the same parameters, bit for bit, as a run that was never interrupted.
 
-    Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or
-    with `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError where the arguments do not
-    fit each other, or a checkpoint is there without resume.
+    Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or with
+    `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError for arguments that do not fit.
     """
     if not isinstance(config, TrainConfig):
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import threading
 import zipfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import pooch
@@ -120,13 +121,12 @@ TABLES = {  # four ratings, three users, two items, as each MovieLens edition wr
 
 def make(folder, monkeypatch, name, table=None):
     """A tiny archive in `folder`, and SOURCES that knows its hash."""
-    source = datasets.SOURCES[name]
-    with zipfile.ZipFile(folder / source.archive, "w") as archive:
-        archive.writestr(source.member, TABLES[name] if table is None else table)
-    digest = hashlib.sha256((folder / source.archive).read_bytes()).hexdigest()
-    fields = {**vars(source), "sha256": digest}
-    monkeypatch.setitem(datasets.SOURCES, name, datasets.Source(**fields))
-    return folder / source.archive, digest
+    path, member = folder / f"ml-{name}.zip", datasets.SOURCES[name][1]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, TABLES[name] if table is None else table)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(datasets.SOURCES, name, (digest, member))
+    return path, digest
 
 
 @pytest.fixture
@@ -159,11 +159,11 @@ def test_each_format_without_network(name, cache, offline, monkeypatch):
 
 def test_every_edition_names_a_hash_and_a_known_layout():
     assert list(datasets.SOURCES) == ["latest-small", "100k", "1m", "10m", "20m", "25m", "32m"]
-    for source in datasets.SOURCES.values():
-        assert len(bytes.fromhex(source.sha256)) == 32
-        assert source.separator in (",", "\t", "::")
-        assert source.url.startswith("https://files.grouplens.org/datasets/movielens/ml-")
-    assert len({source.sha256 for source in datasets.SOURCES.values()}) == 7
+    for sha256, member in datasets.SOURCES.values():
+        assert len(bytes.fromhex(sha256)) == 32
+        assert PurePosixPath(member).suffix in datasets.LAYOUTS
+    assert len({sha256 for sha256, _ in datasets.SOURCES.values()}) == 7
+    assert datasets.BASE_URL == "https://files.grouplens.org/datasets/movielens"
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b[:60] + b"!" + b[61:], lambda b: b""])
@@ -174,6 +174,7 @@ def test_a_damaged_archive_is_named_and_not_kept(damage, cache, offline, monkeyp
     with pytest.raises(ValueError, match=f"sha256 {expected}, got {actual}"):
         movielens("100k")
     assert not path.exists()
+    assert path.with_suffix(".zip.bad").exists()  # nothing is lost
     with pytest.raises(ConnectionError, match=r"no network here"):  # and the damaged file is not taken the next time
         movielens("100k")
 
@@ -183,10 +184,10 @@ def test_an_archive_without_its_table(cache, offline, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("something/else.txt", "")
     with pytest.raises(ValueError, match=r"must be a zip archive with ml-1m/ratings.dat"):
-        datasets.read_archive(path, datasets.SOURCES["1m"])
+        datasets.read_archive(path, datasets.SOURCES["1m"][1])
     path.write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=r"must be a zip archive"):
-        datasets.read_archive(path, datasets.SOURCES["1m"])
+        datasets.read_archive(path, datasets.SOURCES["1m"][1])
 
 
 def test_unknown_names_list_the_known():

@@ -8,6 +8,10 @@ from torch import nn
 
 import mfkit
 from mfkit import measure, predict
+from tests.cells import from_notebook
+
+run_limited = from_notebook("01_memory.ipynb", "run_limited")
+saved_bytes = from_notebook("01_memory.ipynb", "saved_bytes")
 
 
 class Example(nn.Module):
@@ -81,18 +85,18 @@ def test_sparse_gradients_count_their_indices_and_values():
 def test_saved_bytes(size):
     users, items, values = batch((300, 200), size)
     model, ours = Example(300, 200, 8), mfkit.MatrixFactorization(300, 200, 8, mean=3.5)
-    saved = measure.saved_bytes(lambda: nn.functional.mse_loss(model(users, items), values), model.parameters())
+    saved = saved_bytes(lambda: nn.functional.mse_loss(model(users, items), values), model.parameters())
     assert saved == 8 * size * 8 + 24 * size
-    saved = measure.saved_bytes(lambda: mfkit.mse(ours(users, items), values).mean(), ours.parameters())
+    saved = saved_bytes(lambda: mfkit.mse(ours(users, items), values).mean(), ours.parameters())
     assert saved == 8 * size * 8 + 20 * size
 
 
 def test_saved_bytes_count_a_storage_once():
     x = torch.ones(100, requires_grad=True)
     y = torch.ones(100)
-    assert measure.saved_bytes(lambda: (x * y * y[:50].repeat(2) * y).sum()) > 0
-    assert measure.saved_bytes(lambda: (x * y) + (x * y[::1]), [x]) == 400
-    assert measure.saved_bytes(lambda: x * 2, [x]) == 0
+    assert saved_bytes(lambda: (x * y * y[:50].repeat(2) * y).sum()) > 0
+    assert saved_bytes(lambda: (x * y) + (x * y[::1]), [x]) == 400
+    assert saved_bytes(lambda: x * 2, [x]) == 0
 
 
 def test_peak_bytes_by_hand():
@@ -153,7 +157,7 @@ def test_full_product_needs_four_copies():
     def loss():
         return (((model.users.weight @ model.items.weight.T - dense) * mask) ** 2).sum()
 
-    assert measure.saved_bytes(loss, model.parameters()) == 5 * m * n
+    assert saved_bytes(loss, model.parameters()) == 5 * m * n
     assert measure.peak_bytes(lambda: loss().backward()) == pytest.approx(16 * m * n, rel=0.01)
 
 
@@ -173,7 +177,7 @@ ids = torch.arange(1024)
 
 
 def limited(code, extra_bytes):
-    outcome, message = measure.run_limited(CHILD + code, extra_bytes)
+    outcome, message = run_limited(CHILD + code, extra_bytes)
     if outcome == "skipped":
         pytest.skip(message)
     return outcome, message
@@ -194,7 +198,7 @@ def test_another_failure_is_no_memory_failure():
 
 def test_where_no_limit_can_be_set(monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
-    outcome, why = measure.run_limited("", 1)
+    outcome, why = run_limited("", 1)
     assert outcome == "skipped"
     assert "Linux only" in why
 

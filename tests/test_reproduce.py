@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from mfkit import __main__ as runner
-from mfkit import datasets, figures
+from mfkit import figures
 
 SAVE = """
 claims = [figures.claim("{id}", "Two is two.", 2.0, {measured}, 0.5, repeat=0.01)]
@@ -64,7 +64,7 @@ def test_reproducing_leaves_the_project_as_it_is_and_updating_twice_gives_the_sa
 @pytest.mark.parametrize(
     ("file", "old", "new", "problem"),
     [
-        ("00_two.json", '"verdict": "HOLDS"', '"verdict": "FAILS"', "claim two was FAILS, is HOLDS"),
+        ("00_two.json", '"verdict": "HOLDS"', '"verdict": "FAILS"', "claim two verdict FAILS, now HOLDS"),
         ("00_two.json", '"measured": 2.0', '"measured": 2.1', "claim two measured 2.1, now 2.0"),
         ("00_two.csv", "2\n", "2.5\n", "00_two.csv: x in row 1 was 2.5, is 2"),
     ],
@@ -142,7 +142,7 @@ def test_nbval_guards(tmp_path):
 def test_nbval_skips_cells_that_need_data_and_says_why(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / datasets.SOURCES["latest-small"].archive).write_bytes(b"not an archive")  # unusable, without the network
+    (empty / "ml-latest-small.zip").write_bytes(b"not an archive")  # unusable, without the network
     said = nbval(tmp_path, ran("print(1)", "1\n"), ran("1 / 0", tags=["needs-data"]), MFKIT_DATA=str(empty))
     assert "1 passed, 1 skipped" in said
     assert "must have sha256" in said

@@ -74,6 +74,13 @@ def test_sharpness_is_the_hessians_top_eigenvalue():
     assert eigenvalues[-1].item() == pytest.approx(2 * s[0] / 20)
 
 
+def test_sharpness_of_the_smallest_models():
+    """Two parameters: (uv - 3)^2 at u = v = sqrt(3) has the top eigenvalue 12. Nothing to learn: 0."""
+    one = Ratings([0], [0], [3.0], 1, 1)
+    assert measure.sharpness(balanced(one, 1), one, TrainConfig(**FULL)) == pytest.approx(12, rel=1e-5)
+    assert measure.sharpness(Zero(), one, TrainConfig(**FULL)) == 0
+
+
 def test_sharpness_of_any_module():
     class Line(nn.Module):
         def __init__(self):

@@ -1,0 +1,17 @@
+"""A function that one notebook alone uses lives in a cell of its own there; here is how a test gets hold of it."""
+
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import torch
+
+from mfkit import figures
+
+
+def from_notebook(name: str, function: str):
+    cells = nbformat.read(figures.ROOT / "notebooks" / name, as_version=4).cells
+    names = {"np": np, "subprocess": subprocess, "sys": sys, "torch": torch}
+    exec(next(cell.source for cell in cells if f"def {function}(" in cell.source), names)
+    return names[function]

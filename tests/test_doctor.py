@@ -1,0 +1,404 @@
+"""The doctor: planted faults are named, healthy models are left alone, and nothing that it is given changes."""
+
+import copy
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mfkit
+import mfkit.__main__ as command
+from mfkit import predict
+from mfkit.doctor import WORDS
+from mfkit.optimizers import RowAdam, RowSGD
+
+ratings, _ = mfkit.synthetic(n_users=300, n_items=400, n_ratings=12_000, rank=4, noise=0.7, seed=0)
+m, n, mean, d = ratings.n_users, ratings.n_items, ratings.mean, 16
+SCALE = 0.1**0.5 / d**0.25
+
+
+def mf(std=None, **options):
+    torch.manual_seed(0)
+    model = mfkit.MatrixFactorization(m, n, d, **dict(mean=mean) | options)
+    return model if std is None else mfkit.initializers.normal_(model, std)
+
+
+class Textbook(nn.Module):
+    """The article's class: N(0, 1), no mean, no biases."""
+
+    def __init__(self, n_factors=d):
+        super().__init__()
+        torch.manual_seed(0)
+        self.user_factors = nn.Embedding(m, n_factors)
+        self.item_factors = nn.Embedding(n, n_factors)
+
+    def forward(self, users, items):
+        return (self.user_factors(users) * self.item_factors(items)).sum(dim=1)
+
+
+class Offsets(nn.Module):
+    """One table for users and items, one of biases, as factorization machines have it; the mean is trained."""
+
+    def __init__(self, bag=False, offset=m):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.EmbeddingBag(m + n, d, mode="sum") if bag else nn.Embedding(m + n, d)
+        self.bias = nn.Embedding(m + n, 1)
+        nn.init.normal_(self.table.weight, std=SCALE)
+        nn.init.zeros_(self.bias.weight)
+        self.mean = nn.Parameter(torch.tensor(3.5))
+        self.bag, self.offset = bag, offset
+
+    def forward(self, users, items):
+        ids = torch.stack([users, items + self.offset], dim=1)
+        if self.bag:
+            total = self.table(ids)
+            product = (total.square() - self.table(users[:, None]).square() - self.table(ids[:, 1:]).square()).sum(
+                -1
+            ) / 2
+        else:
+            product = self.table(ids).prod(1).sum(-1)
+        return self.mean + self.bias(ids).sum((1, 2)) + product
+
+
+class Matrices(nn.Module):
+    """nn.Parameter matrices, indexed; biases as vectors."""
+
+    def __init__(self, std=SCALE, shift=0, mean=mean, columns=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.P, self.Q = nn.Parameter(std * torch.randn(m, d)), nn.Parameter(std * torch.randn(n, d))
+        if columns:
+            self.P = nn.Parameter(std * torch.randn(d, m))
+        self.b, self.c = nn.Parameter(torch.zeros(m)), nn.Parameter(torch.zeros(n))
+        self.mean, self.shift, self.columns = mean, shift, columns
+
+    def forward(self, users, items):
+        users = users - self.shift
+        u = self.P[:, users].T if self.columns else self.P[users]
+        return self.mean + self.b[users] + self.c[items] + torch.einsum("bd,bd->b", u, self.Q[items])
+
+
+class BiasFree(nn.Module):
+    """For centred ratings: nothing but factors."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.user, self.item = nn.Embedding(m, d), nn.Embedding(n, d)
+        for table in (self.user, self.item):
+            nn.init.normal_(table.weight, std=SCALE)
+
+    def forward(self, users, items):
+        return torch.einsum("bd,bd->b", self.user(users), self.item(items))
+
+
+class NeuMF(nn.Module):
+    """A product and a perceptron side by side (He et al. 2017), with dropout and batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tables = nn.ModuleList(nn.Embedding(rows, 8) for rows in (m, n, m, n))
+        self.mlp = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+        self.out = nn.Linear(24, 1)
+
+    def forward(self, users, items):
+        a, b, c, e = (table(x) for table, x in zip(self.tables, (users, items, users, items), strict=True))
+        return self.out(torch.cat([a * b, self.mlp(torch.cat([c, e], 1))], 1)).squeeze(-1)
+
+
+class Shaped(Matrices):
+    """A prediction of shape (B, 1), or of all users against all items of the batch."""
+
+    def __init__(self, full=False):
+        super().__init__()
+        self.full = full
+
+    def forward(self, users, items):
+        return self.P[users] @ self.Q[items].T if self.full else super().forward(users, items)[:, None]
+
+
+class Naive(BiasFree):
+    """The whole product, and then the cells."""
+
+    def forward(self, users, items):
+        return 3.5 + (self.user.weight @ self.item.weight.T)[users, items]
+
+
+def centred():
+    return mfkit.Ratings(ratings.users, ratings.items, ratings.values - mean, m, n)
+
+
+def adam(model, lr=0.01, **options):
+    return torch.optim.Adam(model.parameters(), lr=lr, **options)
+
+
+def sgd(model, lr=5.0, **options):
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+def case(model, make=adam, *, on=ratings, **given):
+    return dict(model=model, ratings=on, batch_size=256, memory=10**9) | given | {"optimizer": make(model)}
+
+
+def loader(**options):
+    dataset = torch.utils.data.TensorDataset(ratings.users, ratings.items, ratings.values)
+    return torch.utils.data.DataLoader(dataset, batch_size=256, shuffle=True, **options)
+
+
+def only_factors(model):
+    return torch.optim.Adam([model.user_factors.weight, model.user_bias.weight, model.item_bias.weight], lr=0.01)
+
+
+def zeroed(**options):
+    return mf(std=0.0, **options)
+
+
+PER_RATING, PER_TABLE = (
+    predict.collapse_l2(ratings, penalty, residual=True) for penalty in ("per_rating", "per_table")
+)
+BORDER = predict.max_stable_lr(ratings, d, SCALE, 256, mean=mean, biases=True)
+PLANTED = {  # name of the finding: a case in which it is planted, alone
+    "ids out of range": lambda: case(mfkit.MatrixFactorization(m, n - 1, d, mean=mean)),
+    "prediction shape": lambda: case(Shaped()),
+    "out of memory": lambda: case(mf(), batch_size=10_000, memory=1_000_000),
+    "table not trained": lambda: case(mf(), only_factors),
+    "dead start": lambda: case(zeroed()),
+    "wide start": lambda: case(mf(std=1.0)),
+    "slow start": lambda: case(mf(std=1e-4), lambda model: sgd(model, 0.1)),
+    "no mean": lambda: case(BiasFree()),
+    "no biases": lambda: case(BiasFree(), on=centred()),
+    "lr past the border": lambda: case(mf(), lambda model: sgd(model, 4 * BORDER)),
+    "lr beyond the ratings": lambda: case(mf(), lambda model: adam(model, 3.0)),
+    "collapse": lambda: case(mf(), l2=1.2 * PER_RATING),
+    "table-scale penalty": lambda: case(mf(), l2=0.8 * PER_TABLE, penalty="per_table"),
+    "huber swap": lambda: case(mf(), l2=0.3 * PER_RATING, loss=nn.HuberLoss(delta=2.0)),
+    "dense step": lambda: case(mf(), batch_size=16),
+    "loader": lambda: case(mf(), loader=loader()),
+    "sparse clipping": lambda: case(mf(sparse=True), lambda model: RowAdam(model.parameters(), lr=0.01), clip_norm=1.0),
+    "sparse optimizer": lambda: case(mf(sparse=True)),
+    "momentum leak": lambda: case(mf(sparse=True), lambda model: sgd(model, momentum=0.9)),
+    "lost updates": lambda: case(mf().bfloat16(), lambda model: adam(model, 1e-4)),
+    "decay of unread rows": lambda: case(mf(), lambda model: adam(model, weight_decay=1e-5), batch_size=128),
+    "cold rows": lambda: case(mfkit.MatrixFactorization(3 * m, 3 * n, d, mean=mean)),
+}
+VARIANTS = {
+    "ids out of range": [lambda: case(Matrices(shift=1)), lambda: case(Offsets(offset=m + 1))],
+    "prediction shape": [lambda: case(Shaped(full=True))],
+    "out of memory": [lambda: case(Naive(), memory=900_000)],
+    "wide start": [
+        lambda: case(Matrices(std=1.0)),
+        lambda: case(Matrices(std=1.0, columns=True)),
+        lambda: case(Textbook()),
+    ],
+    "lr past the border": [lambda: case(mf(), lambda model: sgd(model, BORDER / 60), reduction="sum")],
+    "collapse": [
+        lambda: case(mf(), l2=1.2 * PER_TABLE, penalty="per_table"),
+        lambda: case(mf(), lambda model: adam(model, weight_decay=2.4 * PER_TABLE)),
+        lambda: case(mf(), l2=0.6 * PER_RATING, loss=nn.HuberLoss()),
+        lambda: case(mf(), l2=256 * 1.2 * PER_TABLE, penalty="per_table", reduction="sum"),
+    ],
+    "huber swap": [lambda: case(mf(), l2=0.02, loss=nn.SmoothL1Loss(beta=2.0))],
+    "sparse optimizer": [
+        lambda: case(mf(sparse=True), lambda model: torch.optim.AdamW(model.parameters(), lr=0.01)),
+        lambda: case(mf(sparse=True), lambda model: torch.optim.RMSprop(model.parameters(), lr=0.01)),
+        lambda: case(mf(sparse=True), lambda model: sgd(model, weight_decay=1e-6)),
+    ],
+    "lost updates": [lambda: case(mf().half())],
+}
+HEALTHY = {
+    "mfkit": lambda: case(mf(), l2=0.3 * PER_RATING),
+    "mfkit, SGD": lambda: case(mf(), sgd, l2=0.3 * PER_RATING),
+    "mfkit, sparse": lambda: case(mf(sparse=True), lambda model: RowAdam(model.parameters(), lr=0.01)),
+    "mfkit, sparse SGD with momentum": lambda: case(
+        mf(sparse=True), lambda model: RowSGD(model.parameters(), 5.0, 0.9)
+    ),
+    "mfkit, SparseAdam": lambda: case(
+        mf(sparse=True), lambda model: torch.optim.SparseAdam(list(model.parameters()), 0.01)
+    ),
+    "mfkit, sparse LBFGS": lambda: case(mf(sparse=True), lambda model: torch.optim.LBFGS(model.parameters())),
+    "mfkit, Adadelta": lambda: case(mf(), lambda model: torch.optim.Adadelta(model.parameters())),
+    "offsets": lambda: case(Offsets()),
+    "offsets in a bag": lambda: case(Offsets(bag=True)),
+    "bias-free, centred": lambda: case(BiasFree(), on=centred()),
+    "NeuMF": lambda: case(NeuMF(), lambda model: adam(model, 0.001)),
+    "matrices": lambda: case(Matrices()),
+    "matrices, SGD": lambda: case(Matrices(columns=True), sgd),
+    "whole product": lambda: case(Naive()),
+}
+
+
+def pairs(table):
+    return [pytest.param(name, make, id=f"{name} {k}") for name, made in table.items() for k, make in enumerate(made)]
+
+
+@pytest.mark.parametrize(("name", "make"), pairs({name: [make] for name, make in PLANTED.items()}) + pairs(VARIANTS))
+def test_names_the_planted_fault_and_no_other_of_high_severity(name, make):
+    diagnosis = mfkit.diagnose(**make())
+    assert name in diagnosis.names()
+    assert set(diagnosis.names("high")) <= {name}
+
+
+def test_every_finding_has_its_planted_fault():
+    assert list(WORDS) == list(PLANTED)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_models_raise_nothing_of_high_severity(name):
+    diagnosis = mfkit.diagnose(**HEALTHY[name]())
+    assert not diagnosis.names("high"), str(diagnosis)
+
+
+def state(given):
+    model, optimizer = given["model"], given["optimizer"]
+    tensors = [*model.state_dict().values(), *(p.grad for p in model.parameters())]
+    tensors += [x for s in optimizer.state.values() for x in s.values() if isinstance(x, torch.Tensor)]
+    tensors += [given["ratings"].users, given["ratings"].items, given["ratings"].values, torch.get_rng_state()]
+    modes = [module.training for module in model.modules()]
+    counts = [len(optimizer.state), [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]]
+    randoms = [random.getstate(), str(np.random.get_state())]
+    tensors = [x.to_dense() if x is not None and x.is_sparse else x for x in tensors]
+    return copy.deepcopy(tensors), copy.deepcopy((modes, counts, randoms))
+
+
+@pytest.mark.parametrize("make", [*HEALTHY.values(), PLANTED["loader"], PLANTED["ids out of range"]])
+def test_all_stays_as_it_was(make):
+    given = make()
+    model, optimizer = given["model"], given["optimizer"]
+    model(ratings.users[:50], ratings.items[:50] % (n - 1)).square().mean().backward()
+    optimizer.step(lambda: torch.zeros(()))  # so that there are gradients and states to change
+    if given.get("loader"):
+        given["loader"].generator = torch.Generator().manual_seed(3)
+    before = state(given)
+    mfkit.diagnose(**given)
+    after = state(given)
+    for a, b in zip(before[0], after[0], strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert before[1] == after[1]
+
+
+def test_optimizer_may_be_left_out():
+    assert mfkit.diagnose(Textbook(), ratings, batch_size=256).names("high") == ["wide start"]
+
+
+def test_predictions_of_the_laws_are_what_is_reported():
+    given = case(mf(std=1.0), lambda model: sgd(model, 100.0))
+    found = {f.name: f for f in mfkit.diagnose(**given).findings}
+    assert found["wide start"].measured == pytest.approx(d**0.5, rel=0.1)  # sqrt(d) sU sV
+    assert found["wide start"].threshold == pytest.approx(ratings.values.std().item() / 2, rel=1e-3)
+    law = predict.max_stable_lr(ratings, d, 1.0, 256, mean=mean, biases=True)
+    assert found["lr past the border"].threshold == pytest.approx(law, rel=0.05)
+    found = {f.name: f for f in mfkit.diagnose(**PLANTED["collapse"]()).findings}
+    assert found["collapse"].threshold == pytest.approx(PER_RATING, rel=0.05)
+
+
+def test_without_mean_and_biases_the_border_is_that_of_the_raw_ratings():
+    given = case(Textbook(), l2=0.05, penalty="per_table")
+    finding = next(f for f in mfkit.diagnose(**given).findings if f.name == "collapse")
+    assert finding.threshold == pytest.approx(predict.collapse_l2(ratings, "per_table"), rel=1e-6)
+
+
+def test_clipping_lowers_what_the_border_says():
+    given = case(mf(), lambda model: sgd(model, 4 * BORDER), clip_norm=1.0)
+    assert "lr past the border" in mfkit.diagnose(**given).names("medium")
+
+
+def test_frozen_tables_are_let_be():
+    model = mf()
+    model.user_factors.requires_grad_(False)
+    model.item_factors.requires_grad_(False)
+    given = case(model, lambda model: torch.optim.Adam([model.user_bias.weight, model.item_bias.weight], lr=0.01))
+    assert not mfkit.diagnose(**given).names("high")
+
+
+def test_a_learning_rate_of_zero_and_equal_ratings_are_no_obstacle():
+    same = mfkit.Ratings(ratings.users, ratings.items, torch.full((len(ratings),), 3.0), m, n)
+    for optimizer in (adam, sgd):
+        mfkit.diagnose(**case(mf(), lambda model, make=optimizer: make(model, 0.0)))
+        mfkit.diagnose(**case(mf(mean=3.0), optimizer, on=same, l2=0.1))
+
+
+def test_random_states_come_back_after_an_error():
+    class Broken(Matrices):
+        def forward(self, users, items):
+            torch.rand(1), np.random.rand(), random.random()
+            raise RuntimeError("mine")
+
+    given = case(Broken())
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    with pytest.raises(RuntimeError, match="mine"):
+        mfkit.diagnose(**given)
+    after = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_prints_renders_and_tabulates():
+    diagnosis = mfkit.diagnose(**case(Textbook()))
+    text = str(diagnosis)
+    assert "Textbook" in text and "wide start" in text and "nn.init.normal_(model.user_factors.weight" in text
+    assert "<table" in diagnosis._repr_html_()
+    assert list(diagnosis.frame["name"]) == diagnosis.names()
+    assert set(diagnosis.frame["severity"]) <= {"high", "medium", "note"}
+    assert "nothing found" in str(mfkit.doctor.Diagnosis([], "x"))
+
+
+def test_notebooks_that_prove_it_exist():
+    there = {path.stem for path in (mfkit.figures.ROOT / "notebooks").glob("*.ipynb")}
+    assert {words["notebook"] for words in WORDS.values()} <= there
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"model": 3}, TypeError, "model must be Module, got 3"),
+        ({"ratings": [1]}, TypeError, "ratings must be"),
+        ({"optimizer": "adam"}, TypeError, "optimizer must be"),
+        ({"loader": 5}, TypeError, "loader must be"),
+        ({"loss": "l1"}, ValueError, "loss must be one of"),
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 1.5}, ValueError, "batch_size must be"),
+        ({"l2": -1}, ValueError, "l2 must be"),
+        ({"l2": "x"}, ValueError, "l2 must be"),
+        ({"clip_norm": 0}, ValueError, "clip_norm must be"),
+        ({"memory": 0}, ValueError, "memory must be"),
+        ({"memory": "1 GB"}, ValueError, "memory must be"),
+        ({"penalty": "mean"}, ValueError, "penalty must be"),
+        ({"reduction": "none"}, ValueError, "reduction must be"),
+        ({"model": nn.Identity()}, ValueError, "model have parameters to train"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, words):
+    with pytest.raises(error) as raised:
+        mfkit.diagnose(**case(mf()) | change)
+    assert words in str(raised.value)
+
+
+def test_a_prediction_without_gradient_is_named():
+    model = mf()
+    model.forward = lambda users, items: mfkit.MatrixFactorization.forward(model, users, items).detach()
+    with pytest.raises(ValueError, match="must carry a gradient"):
+        mfkit.diagnose(**case(model))
+
+
+def test_command_runs_on_a_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(
+        "import mfkit, torch\n"
+        "def build():\n"
+        "    ratings, _ = mfkit.synthetic(50, 60, 900, seed=0)\n"
+        "    model = mfkit.MatrixFactorization(50, 60, 8, mean=ratings.mean)\n"
+        "    return dict(model=model, ratings=ratings, batch_size=64)\n"
+        "def broken():\n"
+        "    given = build()\n"
+        "    mfkit.initializers.normal_(given['model'], 1.0)\n"
+        "    return given['model'], given['ratings'], 64\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for target, status, words in (("mine", 0, "MatrixFactorization"), ("mine:broken", 1, "wide start")):
+        assert command.main(["doctor", target]) == status
+        assert words in capsys.readouterr().out
