@@ -11,7 +11,7 @@ from decimal import Decimal
 NUMBER = r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e-?\d+)?"
 TIED = re.compile(rf"({NUMBER})( ?%)?<!--(claim|published):([a-z0-9-]+)(?::(predicted))?-->")
 EXEMPT = [
-    r"<!-- claims: generated.*?<!-- claims: end -->",
+    r"<!-- (claims|peers): generated.*?<!-- \1: end -->",
     r"```.*?```",
     r"`[^`\n]*`",
     r"\$\$.*?\$\$",

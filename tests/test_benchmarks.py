@@ -105,6 +105,11 @@ def test_the_committed_ratios_follow_from_the_committed_rows(peers):
             assert best["settings"] == row["settings"]
 
 
+def test_the_readme_table_is_made_from_the_committed_rows(peers):
+    readme = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    assert peers.with_table(readme, committed("peers.json")) == readme
+
+
 def test_the_committed_parity_follows_from_its_rows(monkeypatch):
     result = committed("parity.json")
     monkeypatch.setitem(sys.modules, "surprise", SimpleNamespace(SVD=None, Dataset=None, Reader=None))

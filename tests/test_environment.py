@@ -1,5 +1,6 @@
 """environment.yml, pyproject.toml, constraints.txt and the module's size."""
 
+import ast
 import re
 import tomllib
 
@@ -54,6 +55,19 @@ def _dependencies() -> list[str]:
 
 
 def test_the_module_stays_small():
-    lines = {path.stem: len(path.read_text().splitlines()) for path in (figures.ROOT / "mfkit").glob("*.py")}
-    assert sum(lines[name] for name in CORE) <= 700
-    assert sum(lines.values()) <= 2500
+    """The core in lines of all kinds; the whole module in lines of code: docstrings and blank lines do not count."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (figures.ROOT / "mfkit").glob("*.py")}
+    assert sum(len(texts[name].splitlines()) for name in CORE) <= 700
+    assert sum(map(lines_of_code, texts.values())) <= 2500
+
+
+def lines_of_code(text: str) -> int:
+    prose = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            prose |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return sum(bool(line.strip()) and number not in prose for number, line in enumerate(text.splitlines(), 1))
+
+
+def test_lines_of_code():
+    assert lines_of_code('"""One.\n\nTwo."""\n\nx = 1  # counts\n\ndef f():\n    """Three."""\n    return x\n') == 3
