@@ -1,4 +1,5 @@
-# make reproduce [UPDATE=1] · make test · make lint · make lab · make bench    Each builds .venv first if it is missing.
+# make reproduce [UPDATE=1] · make test · make lint · make lab · make book · make browser-test · make bench
+# Each builds .venv first if it is missing.
 # Another torch: make reproduce TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lint lab bench
+.PHONY: reproduce test lint lab book browser-test bench
 .DEFAULT_GOAL := reproduce
 
 reproduce: .venv/ready
@@ -22,6 +23,12 @@ lint: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
+
+book: .venv/ready # all notebooks, figures and claims as web pages
+	$(BIN)/python book/build.py
+
+browser-test: .venv/ready # in headless Chromium: notebook 00 in JupyterLab, run from top to bottom; and the book
+	$(BIN)/python tests/browser.py
 
 bench: .venv-bench/ready # experiments too long for a notebook; their results are committed beside them
 	for script in $$(grep -l __main__ benchmarks/*.py); do .venv-bench/bin/python $$script || exit 1; done

@@ -1,5 +1,6 @@
 """python -m mfkit reproduce [NN ...] [--update]     run notebooks, compare every record, print the claims
 python -m mfkit claims                            print the committed claims
+python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
 python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor"""
 
 import os
@@ -31,13 +32,32 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("claims", help="print the table of committed claims")
     examine = commands.add_parser("doctor", help="what is wrong with a model of yours")
     examine.add_argument("target", metavar="module:build")
+    commands.add_parser("new", help="lay out a notebook").add_argument("name", metavar="NN_my_question")
     options = parser.parse_args(arguments)
+    if options.command == "new":
+        return new(options.name)
     if options.command == "doctor":
         return doctor.main(options.target)
     if options.command == "claims":
         print_claims(figures.load(figures.ROOT / "figures"))
         return 0
     return reproduce(choose(options.notebooks), update=options.update)
+
+
+def new(name: str) -> int:
+    """notebooks/<name>.ipynb from template.ipynb, and its row in the README. SystemExit for a bad or a taken name."""
+    taken, readme = [path.stem for path in choose([])], figures.ROOT / "README.md"
+    if not re.fullmatch(r"[0-9]{2}_[a-z0-9_]+", name) or name[:2] in [stem[:2] for stem in taken]:
+        raise SystemExit(f"name must be a free number and a_question, got {name!r}; taken are {', '.join(taken)}")
+    question = name[3:].replace("_", " ").strip().capitalize() + "?"
+    text = Path(__file__).with_name("template.ipynb").read_text(encoding="utf-8").replace("MY QUESTION?", question)
+    (figures.ROOT / "notebooks" / f"{name}.ipynb").write_text(text.replace("NN", name[:2]), encoding="utf-8")
+    row = f"| [{name[:2]}](notebooks/{name}.ipynb) | {question} | |\n"
+    rows, text = r"(?m)(^\| \[\d\d\]\(notebooks/.*\n)+", readme.read_text(encoding="utf-8")
+    ordered = re.sub(rows, lambda old: "".join(sorted([*old[0].splitlines(keepends=True), row])), text, count=1)
+    readme.write_text(ordered, encoding="utf-8")
+    print(f"notebooks/{name}.ipynb, linked in README.md. Next: python -m mfkit reproduce {name[:2]} --update")
+    return 0
 
 
 def choose(names: list[str]) -> list[Path]:

@@ -1,0 +1,90 @@
+"""The book: every link and image of every page leads somewhere, and to the right thing."""
+
+import re
+import runpy
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from mfkit import figures
+
+RECORDS = figures.load(figures.ROOT / "figures")
+
+
+class Page(HTMLParser):
+    """The links, images and anchors of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.links += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+        self.ids.add(attrs.get("id"))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """Folder, and the pages in it by path."""
+    out = tmp_path_factory.mktemp("book") / "book"
+    runpy.run_path(str(figures.ROOT / "book" / "build.py"))["build"](out)
+    return out, {path: Page(path.read_text(encoding="utf-8")) for path in sorted(out.rglob("*.html"))}
+
+
+def broken(pages):
+    """(page, link) of every relative link whose file or anchor is not there."""
+    found = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchors = pages[target].ids if target in pages else {""}
+            if not target.is_file() or not {parts.fragment, unquote(parts.fragment)} & (anchors | {""}):
+                found.append((path.name, link))
+    return found
+
+
+def test_every_relative_link_and_image_resolves(book):
+    _, pages = book
+    assert len(pages) == len(list((figures.ROOT / "notebooks").glob("*.ipynb"))) + 3  # index, README, data/README
+    assert broken(pages) == []
+
+
+def test_a_broken_link_is_seen(book):
+    out, pages = book
+    bad = Page(
+        '<a href="notebooks/77.html">x</a><img src="figures/77.png"><a href="#no-such"></a><a href="index.html">'
+    )
+    assert [link for _, link in broken({**pages, out / "bad.html": bad})] == [
+        "notebooks/77.html",
+        "figures/77.png",
+        "#no-such",
+    ]
+
+
+def test_the_index_leads_from_every_claim_to_notebook_figure_and_numbers(book):
+    out, pages = book
+    text = (out / "index.html").read_text(encoding="utf-8")
+    for id, record in RECORDS.items():
+        links = set(pages[out / "index.html"].links)
+        assert {f"figures/{id}.{suffix}" for suffix in ("png", "svg", "csv", "json")} <= links
+        assert any(link.startswith(f"notebooks/{record['notebook']}.html#cell-id=") for link in links), id
+        for claim in record["claims"]:
+            row = re.search(rf'<tr id="{claim["id"]}".*?</tr>', text, re.DOTALL)[0]
+            assert all(
+                part in row
+                for part in (f"{record['notebook']}.html", f'"#{id}"', f"figures/{id}.csv", claim["verdict"])
+            )
+
+
+def test_pages_show_the_committed_outputs_and_need_no_script_of_others(book):
+    out, _ = book
+    for name, figure in {(record["notebook"], id) for id, record in RECORDS.items() if not record["timing"]}:
+        text = (out / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+        assert "data:image/png;base64" in text, figure
+        assert not re.search(r'<script src="(?!https://\S*mathjax)', text, re.IGNORECASE)
