@@ -141,7 +141,8 @@ def prepare(folder: Path) -> dict:
     except (ConnectionError, OSError):
         sizes = dict(n_users=6040, n_items=3706, n_ratings=1_000_209, rank=8, noise=0.85, seed=0, stars=True)
         ratings, truth = mfkit.synthetic(**sizes)
-        source = f"mfkit.synthetic({', '.join(f'{k}={v}' for k, v in sizes.items())}): MovieLens-1M could not be downloaded for this run"
+        source = f"mfkit.synthetic({', '.join(f'{k}={v}' for k, v in sizes.items())})"
+        source += ": MovieLens-1M could not be downloaded for this run"
     parts = dict(zip(SHARES, ratings.split(tuple(SHARES.values()), seed=0), strict=True))
     digest = hashlib.sha256()
     for name, part in parts.items():
