@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
@@ -36,6 +37,15 @@ RunningKernel.execute_cell_input = _execute_cell_input
 
 
 missing_data = functools.cache(data_problem)  # asks the network at most once
+
+
+@pytest.fixture
+def one_thread():
+    """For tests whose tables are tiny: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class RecordsItem(pytest.Item):

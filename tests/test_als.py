@@ -11,7 +11,7 @@ from mfkit import measure
 from mfkit.als import fit_als, sample_posterior
 from mfkit.trainer import objective
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def problem(m=60, n=40, size=900, d=3, biases=True, seed=0, dtype=torch.float64):

@@ -8,14 +8,7 @@ import torch
 
 from mfkit import MatrixFactorization, Ratings, TrainConfig, initializers, measure, predict, synthetic
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tables are tiny: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def complete(singular_values=(6.0, 2.0, 1.0), m=14, n=9, seed=0) -> Ratings:

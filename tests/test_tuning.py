@@ -19,13 +19,7 @@ SPACE = {"x": (0.01, 100.0), "k": (1, 64)}
 CONFIG = TrainConfig(epochs=2, batch_size=128)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny runs, which threads only slow down."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parts():
