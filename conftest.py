@@ -17,13 +17,14 @@ import torch
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from mfkit import datasets, figures
+from mfkit import figures
 from mfkit.__main__ import NEEDS_DATA, data_figures, data_problem
+from mfkit.movielens import data_dir
 
 SCRATCH = tempfile.TemporaryDirectory(prefix="mfkit-")
 os.environ.update(
     MFKIT_FIGURES=SCRATCH.name,  # notebooks leave the repository's figures alone
-    MFKIT_DATA=str(datasets.data_dir().resolve()),
+    MFKIT_DATA=str(data_dir().resolve()),
     PYTHONHASHSEED="0",
     TQDM_DISABLE="1",
 )

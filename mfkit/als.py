@@ -24,8 +24,9 @@ from torch.nn.functional import embedding_bag
 
 from mfkit import losses
 from mfkit.data import Ratings
+from mfkit.evaluate import check_fit
+from mfkit.initializers import factor_std
 from mfkit.model import MatrixFactorization
-from mfkit.modules import check_fit
 
 GATHER_BYTES = 4 * 2**20  # of Y at a time: what stays in a core's cache between the gather and the product
 
@@ -68,7 +69,7 @@ def fit_als(
     if start == "model":
         problem.read(model)
     elif start == "random" or min(problem.shape) <= problem.d:
-        problem.tables[1][:, : problem.d] = problem.random(1, generator) * 0.1**0.5 / max(problem.d, 1) ** 0.25
+        problem.tables[1][:, : problem.d] = problem.random(1, generator) * factor_std(max(problem.d, 1))
     else:
         problem.spectral(l2, generator)
     ridges = [l2 * side.counts[:, None].to(dtype) for side in problem.sides]

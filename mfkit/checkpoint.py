@@ -1,6 +1,8 @@
 """Checkpoints of the trainer: written whole or not at all, read without running code from the file."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,19 +13,29 @@ from torch.optim import Optimizer
 from mfkit.data import Ratings
 
 
-def save(path: str | Path, model: nn.Module, optimizer: Optimizer, records, best, config, ratings: Ratings) -> None:
-    """Write the state of a run, as `restore` reads it, to a temporary file beside `path`, then move it into place."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"], "records": records}
-    state |= {"best": best, "config": asdict(config), "ratings": _fingerprint(ratings)}
-    partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; moved to `path` when the block ends, removed where it raises.
+
+    So whoever reads `path` finds the old file or the new one, whole, even after a kill or a power cut.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
+        yield partial
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save(path: str | Path, model: nn.Module, optimizer: Optimizer, records, best, config, ratings: Ratings) -> None:
+    """Write the state of a run, as `restore` reads it, to a temporary file beside `path`, then move it into place."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"], "records": records}
+    state |= {"best": best, "config": asdict(config), "ratings": _fingerprint(ratings)}
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def restore(path: str | Path | None, resume: bool, model: nn.Module, optimizer: Optimizer, config, ratings: Ratings):

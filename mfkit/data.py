@@ -92,7 +92,21 @@ class Ratings:
 
     def to(self, device: torch.device | str) -> Self:
         """The same ratings on another device; itself where it is there already."""
-        return self if self.values.device == torch.device(device) else self._map(lambda column: column.to(device))
+        if self.values.device == torch.device(device):
+            return self
+        return self._with(self.users.to(device), self.items.to(device), self.values.to(device))
+
+    def take(self, rows: Tensor | np.ndarray) -> Self:
+        """The ratings at these positions, (K,) integers or (N,) booleans, in that order; table sizes and ids stay."""
+        rows = torch.as_tensor(rows, device=self.values.device)
+        return self._with(self.users[rows], self.items[rows], self.values[rows])
+
+    def with_values(self, values: Tensor) -> Self:
+        """The same pairs with other values, (N,), e.g. what a model leaves over; ValueError for another shape."""
+        values = torch.as_tensor(values, dtype=torch.float32, device=self.values.device)
+        if values.shape != self.values.shape:
+            raise ValueError(f"values must have shape {tuple(self.values.shape)}, got {tuple(values.shape)}")
+        return self._with(self.users, self.items, values)
 
     def split(self, fractions: tuple[float, ...], seed: int, *, by: str = "rating") -> list[Self]:
         """Disjoint random parts, e.g. (0.8, 0.1, 0.1); fractions that sum to less than 1 leave a rest out.
@@ -118,7 +132,7 @@ class Ratings:
         picks = [torch.from_numpy(order[part == k]) for k in range(len(shares))]
         if empty := [fraction for fraction, pick in zip(fractions, picks, strict=True) if not len(pick)]:
             raise ValueError(f"fractions must leave no part empty, got {empty[0]} of {len(self)} ratings")
-        return [self._map(lambda column, pick=pick: column[pick.to(column.device)]) for pick in picks]
+        return [self.take(pick) for pick in picks]
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """One epoch in random order: (users, items, values), (B,) each, on the ratings' device; the last is the rest.
@@ -132,11 +146,10 @@ class Ratings:
         columns = (column[order].split(batch_size) for column in (self.users, self.items, self.values))
         yield from zip(*columns, strict=True)
 
-    def _map(self, function) -> Self:
-        """Ratings whose tensors are function(tensor) of these: already checked, so not checked again."""
-        new = object.__new__(Ratings)
-        columns = {name: function(getattr(self, name)) for name in ("users", "items", "values")}
-        new.__dict__.update(self.__dict__ | columns)
+    def _with(self, users: Tensor, items: Tensor, values: Tensor) -> Self:
+        """Ratings with these columns, which come from checked ones: not checked again."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, users=users, items=items, values=values)
         return new
 
 

@@ -27,9 +27,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfkit import losses, predict
+from mfkit.config import TrainConfig
 from mfkit.data import Ratings
+from mfkit.initializers import factor_std
 from mfkit.optimizers import RowOptimizer, RowSGD
-from mfkit.trainer import TrainConfig
 
 PROBE = 4096  # ratings that are predicted: the std of the predictions is then known to about a hundredth
 MOSTLY = 10.0  # times: from where on rows, epochs, a batch or a step are said to cost too much
@@ -179,7 +180,7 @@ class _Case:
 
     def start(self) -> None:
         """Where training sets out from; the remedy is initializers.scaled_ for any tables."""
-        scale = {name: 0.1**0.5 / p.shape[-1] ** 0.25 for name, p in self.factors.items()}
+        scale = {name: factor_std(p.shape[-1]) for name, p in self.factors.items()}
         self.init = "; ".join(f"nn.init.normal_(model.{name}, std={std:.2g})" for name, std in scale.items())
         law = predict.prediction_std(self.d, self.sU, self.sV) if self.dot else math.nan
         std, mean = self.prediction.std().item(), self.prediction.mean().item()
@@ -246,8 +247,8 @@ class _Case:
         here, same = self.l2 / self.curvature, self.l2 * self.curvature
         other = not math.isclose(here, same, rel_tol=1e-3)
         self.find("huber swap", f"{here:.3g}", self.l2, "medium", same=same, when=other)
-        left = self.ratings._map(lambda x: x - self.base if x.is_floating_point() else x)
-        centred = self.ratings._map(lambda x: x - self.mean if x.is_floating_point() else x)
+        left = self.ratings.with_values(self.ratings.values - self.base)
+        centred = self.ratings.with_values(self.ratings.values - self.mean)
         counts = torch.cat([self.ratings.users.bincount(), self.ratings.items.bincount()])
         decay, row = 0.0 if self.decoupled else self.decay, predict.collapse_l2(left)
         self.mild = predict.collapse_l2(centred) / 4  # about where the recipe of notebook 00 ends

@@ -13,6 +13,17 @@ import torch
 from torch import nn
 
 
+def factor_std(n_factors: int, prediction_std: float = 0.1) -> float:
+    """s = sqrt(t) / d^(1/4): factors from N(0, s^2) make predictions of std t = prediction_std around mean and biases.
+
+    The law above solved for sU = sV. The default, 0.1 in rating units, is a tenth of the spread of stars.
+    Raises ValueError for a prediction_std that is not positive and finite.
+    """
+    if not (prediction_std > 0 and math.isfinite(prediction_std)):
+        raise ValueError(f"prediction_std must be positive and finite, got {prediction_std}")
+    return math.sqrt(prediction_std) / n_factors**0.25
+
+
 def normal_(model: nn.Module, std: float = 1.0, seed: int = 0) -> nn.Module:
     """N(0, std^2); std=1 is nn.Embedding's default. Prediction std: sqrt(d) std^2, so 10 at d=100, std=1."""
     return _fill(model, std, std, seed)
@@ -40,9 +51,7 @@ def scaled_(model: nn.Module, prediction_std: float = 0.1, seed: int = 0) -> nn.
 
     prediction_std: in rating units; 0.1, a tenth of stars' spread, is not much to unlearn and far from the saddle.
     """
-    if not (prediction_std > 0 and math.isfinite(prediction_std)):
-        raise ValueError(f"prediction_std must be positive and finite, got {prediction_std}")
-    return normal_(model, math.sqrt(prediction_std) / _factors(model)[0].embedding_dim ** 0.25, seed)
+    return normal_(model, factor_std(_factors(model)[0].embedding_dim, prediction_std), seed)
 
 
 @torch.no_grad()

@@ -17,10 +17,12 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from mfkit import predict
+from mfkit.config import TrainConfig
 from mfkit.data import Ratings
+from mfkit.evaluate import rmse
 from mfkit.model import MatrixFactorization
-from mfkit.modules import rmse
-from mfkit.trainer import DivergenceError, TrainConfig, objective, train
+from mfkit.objective import objective
+from mfkit.trainer import DivergenceError, train
 
 
 @torch.no_grad()

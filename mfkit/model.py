@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mfkit.initializers import factor_std
+
 
 class MatrixFactorization(nn.Module):
     """Matrix factorization whose forward pass reads only the rows of its batch.
@@ -39,7 +41,7 @@ class MatrixFactorization(nn.Module):
             self.user_factors = nn.Embedding(n_users, n_factors, sparse=sparse)
             self.item_factors = nn.Embedding(n_items, n_factors, sparse=sparse)
             for table in (self.user_factors, self.item_factors):
-                nn.init.normal_(table.weight, std=0.1**0.5 / n_factors**0.25)
+                nn.init.normal_(table.weight, std=factor_std(n_factors))
         if biases:
             self.user_bias, self.item_bias = (nn.Embedding(rows, 1, sparse=sparse) for rows in (n_users, n_items))
             nn.init.zeros_(self.user_bias.weight)

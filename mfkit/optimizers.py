@@ -178,6 +178,10 @@ def _column(per_row: Tensor, table: Tensor) -> Tensor:
     return per_row.reshape(-1, *[1] * (table.ndim - 1)).to(table.dtype)
 
 
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+ROW_OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam, "adamw": RowAdam}  # for sparse gradients
+
+
 @torch.no_grad()
 def prox_l1_(tensors: Iterable[Tensor], thresholds: Iterable[Tensor | float]) -> None:
     """Move every entry toward zero by its threshold, and to exactly zero where that is farther: x <- S(x, t).

@@ -133,7 +133,7 @@ def sharpness(
     rng, s1 = np.random.default_rng(0), []
     for _ in range(4 if size < len(ratings) else 1):
         batch = rng.permutation(len(ratings))[:size]
-        drawn = ratings._map(lambda column, batch=batch: column[batch])
+        drawn = ratings.take(batch)
         s1.append(size * _top_singular_value(drawn, values[batch], "per_table"))
     curvature = math.hypot(scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)), (1 + hits) * biases)
     return 2 * curvature / (size if reduction == "mean" else 1)

@@ -13,51 +13,19 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mfkit import checkpoint as checkpoints
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
+from mfkit.config import TrainConfig
 from mfkit.data import Ratings
-from mfkit.losses import LOSSES, power_sum
-from mfkit.modules import check_config, check_run, factor_weights, has_sparse_gradients, in_mode, rmse, rows_read
-from mfkit.optimizers import RowAdam, RowSGD
+from mfkit.evaluate import check_fit, in_mode, rmse
+from mfkit.objective import has_sparse_gradients, objective
+from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-ROW_OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam, "adamw": RowAdam}  # for sparse gradients
-PENALTIES, REDUCTIONS = ("per_rating", "per_table"), ("mean", "sum")
-CHOICES = {"loss": LOSSES, "optimizer": OPTIMIZERS, "penalty": PENALTIES, "reduction": REDUCTIONS}
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
 FLUSH_EVERY = 256  # steps between two looks at the records of such a device
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training run but for its data and weights; a variant is dataclasses.replace(config, field=...).
-
-    penalty="per_rating" penalises the rows that each rating reads, inside the mean; "per_table" adds
-    l2 (||U||^2 + ||V||^2) to the reduced loss, as textbook code does. Raises ValueError that names the field;
-    numpy's numbers become Python's, so that a checkpoint can hold them.
-    """
-
-    loss: str = "mse"  # or "huber", "mae"
-    optimizer: str = "adam"  # or "adamw", "sgd"
-    lr: float = 1e-2  # Adam's first step moves every entry this far; SGD's stability border: predict.max_stable_lr
-    batch_size: int = 1024  # B; with the epochs below, seconds for 1e5 ratings
-    epochs: int = 15  # passes over the ratings
-    l2: float = 0.0  # strength of the squares' penalty; and of the absolute values':
-    l1: float = 0.0
-    penalty: str = "per_rating"  # or "per_table": above
-    reduction: str = "mean"  # or "sum" over the batch, which makes gradients B times larger
-    delta: float = 1.0  # huber is e^2 within it, in units of the ratings
-    clip_norm: float | None = None  # gradients are scaled to at most this norm; None leaves them alone
-    momentum: float = 0.0  # sgd's
-    weight_decay: float = 0.0  # the optimizer's own
-    patience: int | None = None  # epochs without a better validation RMSE before stopping and going back to the best
-    seed: int = 0  # order of the batches, and dropout where the model has any; weights have their own seed
-
-    def __post_init__(self) -> None:
-        check_config(self, CHOICES)
 
 
 class DivergenceError(ArithmeticError):
@@ -183,19 +151,20 @@ def train(
     return history
 
 
-def objective(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: TrainConfig) -> Tensor:
-    """What training minimises, for one batch (users, items, values): the equation above, a 0-d tensor."""
-    users, items, values = batch
-    strengths = [(strength, p) for strength, p in ((config.l2, 2), (config.l1, 1)) if strength]
-    per_rating = strengths and config.penalty == "per_rating"
-
-    def penalty(tensors: list[Tensor]) -> Tensor | float:
-        return sum(strength * power_sum(tensors, p) for strength, p in strengths)
-
-    with rows_read(model) if per_rating else nullcontext([]) as rows:
-        prediction = model(users, items)
-    options = {"delta": config.delta} if config.loss == "huber" else {}
-    loss = LOSSES[config.loss](prediction, values, **options).sum() + penalty(rows)
-    if config.reduction == "mean":
-        loss = loss / len(values)
-    return loss if config.penalty == "per_rating" else loss + penalty(factor_weights(model))
+def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config) -> None:
+    """The arguments of `train` against each other: TypeError, ValueError or IndexError for what does not fit."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {type(model).__name__}")
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    if not dtypes:
+        raise ValueError(f"model must have parameters to train, got {type(model).__name__} with none")
+    if torch.float16 in dtypes:  # Adam's eps = 1e-8 is 0 there, so that untouched rows become 0 / 0
+        raise ValueError("model must have float32, float64 or bfloat16 parameters, got torch.float16")
+    check_fit(model, ratings, "ratings", trains=True)
+    if validation is not None:
+        check_fit(model, validation, "validation")
+    elif config.patience:
+        raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
+    if has_sparse_gradients(model) and config.optimizer == "adam" and config.weight_decay:
+        wanted = "optimizer='adamw' or l2 for a model with sparse gradients: Adam's own is a gradient of every row"
+        raise ValueError(f"weight_decay needs {wanted}; got 'adam' with weight_decay={config.weight_decay}")

@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from mfkit import predict, trainer
+from mfkit.config import TrainConfig
 from mfkit.data import Ratings
+from mfkit.evaluate import rmse
 from mfkit.model import MatrixFactorization
-from mfkit.modules import rmse
 
 SAMPLERS = {"grid": "RandomSampler", "random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
 SPACE = {"lr": (1e-3, 0.3), "l2_over_collapse": (0.03, 1.0), "n_factors": (2, 64)}  # lr: Adam's
@@ -34,7 +35,7 @@ def tune(train: Ratings, validation: Ratings, *, config=None, space=None, make_m
     for name, part in (("train", train), ("validation", validation)):
         if not isinstance(part, Ratings):
             raise TypeError(f"{name} must be a Ratings, got {type(part).__name__}")
-    config, space = config or trainer.TrainConfig(), space or SPACE
+    config, space = config or TrainConfig(), space or SPACE
     if unknown := sorted(space.keys() - SPACE.keys() - asdict(config).keys()):
         raise ValueError(f"space must name n_factors, l2_over_collapse or fields of TrainConfig, got {unknown}")
     unit = predict.collapse_l2(train, config.penalty, residual=True) if "l2_over_collapse" in space else 0.0

@@ -9,7 +9,7 @@ import torch
 import mfkit
 from mfkit import measure
 from mfkit.als import fit_als, sample_posterior
-from mfkit.trainer import objective
+from mfkit.objective import objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

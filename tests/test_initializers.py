@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mfkit import MatrixFactorization, Ratings, initializers, measure, modules, synthetic
+from mfkit import MatrixFactorization, Ratings, initializers, measure, rmse, synthetic
 
 M, N, D = 1500, 700, 48
 
@@ -77,7 +77,7 @@ def test_spectral_beats_a_random_start_and_repeats():
     initializers.spectral_(first, train, l2=0.1)
     initializers.spectral_(again, train, l2=0.1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert modules.rmse(first, test) < modules.rmse(initializers.scaled_(random, seed=0), test) - 0.02
+    assert rmse(first, test) < rmse(initializers.scaled_(random, seed=0), test) - 0.02
     assert measure.prediction_std(first, train) < train.values.std()
 
 

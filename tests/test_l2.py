@@ -6,7 +6,7 @@ import torch
 
 import mfkit
 from mfkit import measure, predict
-from mfkit.trainer import objective
+from mfkit.objective import objective
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from mfkit import (
     train,
     trainer,
 )
+from mfkit.objective import objective
 
 QUICK = TrainConfig(epochs=2, batch_size=64, lr=0.02)
 
@@ -116,7 +117,7 @@ def test_objective_against_dense_matrices(reduction, penalty):
         expected = expected + size(U).sum() + size(V).sum()
     config = replace(QUICK, l2=l2, l1=l1, penalty=penalty, reduction=reduction)
     batch = ratings.users, ratings.items, ratings.values
-    actual = trainer.objective(model, batch, config)
+    actual = objective(model, batch, config)
     assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients = [torch.autograd.grad(x, list(model.parameters())) for x in (expected, actual)]
     assert close(*gradients, rtol=1e-4, atol=1e-4)
@@ -130,7 +131,7 @@ def test_per_rating_penalty_of_a_foreign_model():
     loss = (
         2 * nn.functional.huber_loss(e, torch.zeros_like(e), delta=0.5) + 0.2 * (p.square() + q.square()).sum(1).mean()
     )
-    actual = trainer.objective(model, (ratings.users, ratings.items, ratings.values), config)
+    actual = objective(model, (ratings.users, ratings.items, ratings.values), config)
     assert actual.item() == pytest.approx(loss.item(), rel=1e-5)
 
 

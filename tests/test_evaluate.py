@@ -1,11 +1,12 @@
-"""What can be known of a foreign module."""
+"""RMSE against numpy, and misfits named before they crash or broadcast."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mfkit import MatrixFactorization, Ratings, modules, rmse
+from mfkit import Ratings, rmse
+from mfkit.evaluate import check_fit
 
 RATINGS = Ratings([0, 1, 2, 2], [0, 1, 0, 1], [1.0, 2.0, 3.0, 5.0], 3, 2)
 
@@ -22,28 +23,6 @@ class Foreign(nn.Module):
         return self.shape((self.drop(self.p(users)) * self.q(items)).sum(-1))
 
 
-def test_tables_and_weights():
-    model = MatrixFactorization(3, 2, 4)
-    assert list(modules.embedding_tables(model)) == ["user_factors", "item_factors", "user_bias", "item_bias"]
-    assert [w.shape for w in modules.factor_weights(model)] == [(3, 4), (2, 4)]
-    assert len(modules.factor_weights(Foreign())) == 2
-    assert len(modules.factor_weights(nn.Linear(2, 2))) == 2
-
-
-def test_rows_read_are_what_the_batch_looked_up():
-    model = MatrixFactorization(3, 2, 4)
-    with modules.rows_read(model) as rows:
-        model(RATINGS.users, RATINGS.items)
-    assert sorted(tuple(row.shape) for row in rows) == [(4, 1), (4, 1), (4, 4), (4, 4)]
-    assert torch.equal(max(rows, key=lambda row: row.sum()).sum(), max(row.sum() for row in rows))
-    assert all(row.requires_grad for row in rows)
-    model(RATINGS.users, RATINGS.items)
-    assert len(rows) == 4  # the hooks are gone
-    none = pytest.raises(TypeError, match=r"tables, got Linear, which reads none; want penalty='per_table'")
-    with none, modules.rows_read(nn.Linear(1, 1)):
-        pass
-
-
 @pytest.mark.parametrize(
     ("model", "error", "says"),
     [
@@ -57,7 +36,7 @@ def test_rows_read_are_what_the_batch_looked_up():
 def test_a_misfit_is_named(model, error, says):
     model.drop.eval()
     with pytest.raises(error, match=says):
-        modules.check_fit(model, RATINGS, "validation")
+        check_fit(model, RATINGS, "validation")
     with pytest.raises(error):
         rmse(model, RATINGS)
     assert model.training
@@ -67,7 +46,7 @@ def test_a_misfit_is_named(model, error, says):
 def test_a_fit_leaves_everything_as_it_was():
     model, state = Foreign(), torch.random.get_rng_state()
     before = [p.clone() for p in model.parameters()]
-    modules.check_fit(model, RATINGS, "ratings")
+    check_fit(model, RATINGS, "ratings")
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
@@ -85,7 +64,7 @@ class Matrices(nn.Module):
 
 def test_matrices_with_too_few_rows():
     with pytest.raises(IndexError, match=r"model must have rows for user 2 and item 1 of ratings, got"):
-        modules.check_fit(Matrices(2), RATINGS, "ratings")
+        check_fit(Matrices(2), RATINGS, "ratings")
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
