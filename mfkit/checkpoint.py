@@ -1,16 +1,31 @@
-"""Checkpoints of the trainer: written whole or not at all, read without running code from the file."""
+"""Checkpoints of the trainer: written whole or not at all, verified before they are read, refused if anything differs.
 
+    first line: what the file is · 32 bytes: sha256 of the rest · the rest: the state, as torch.save writes it
+
+The state names every tensor of model and optimizer by its parameter, so nothing is matched by position.
+"""
+
+import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mfkit.config import TrainConfig
 from mfkit.data import Ratings
+from mfkit.objective import model_inside
+
+FIRST_LINE = b"mfkit checkpoint 2\n"
+DIGEST_BYTES = hashlib.sha256().digest_size
+OLD_FIRST_BYTES = b"PK"  # version 0.1.0 wrote torch.save's zip archive as it is
+KEYS = {"model", "optimizer", "trained", "records", "best", "config", "ratings", "validation"}
 
 
 @contextmanager
@@ -30,48 +45,125 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def save(path: str | Path, model: nn.Module, optimizer: Optimizer, records, best, config, ratings: Ratings) -> None:
-    """Write the state of a run, as `restore` reads it, to a temporary file beside `path`, then move it into place."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"], "records": records}
-    state |= {"best": best, "config": asdict(config), "ratings": _fingerprint(ratings)}
-    with replacing(path) as partial:
-        torch.save(state, partial)
+def digest(ratings: Ratings | None) -> str | None:
+    """sha256 of the ratings in their order, and of the table sizes; None for None."""
+    if ratings is None:
+        return None
+    hashed = hashlib.sha256(f"{len(ratings)} {ratings.n_users} {ratings.n_items}".encode())
+    for column in (ratings.users, ratings.items, ratings.values):
+        hashed.update(column.cpu().contiguous().numpy().data)
+    return hashed.hexdigest()
 
 
-def restore(path: str | Path | None, resume: bool, model: nn.Module, optimizer: Optimizer, config, ratings: Ratings):
-    """Put a saved run back into model and optimizer; its (records, best state), or ([], None) where none is saved.
-
-    Raises ValueError for a file that is there without `resume`, a folder that is not, a broken file, other ratings,
-    another model, or a config that differs in more than `epochs`.
-    """
-    if path is None and resume:
-        raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
-    if path is not None and not Path(path).parent.is_dir():
-        raise ValueError(f"checkpoint={str(path)!r} must lie in a folder that exists")
-    if path is None or not Path(path).exists():
-        return [], None
-    if not resume:
-        raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")
+def read(path: str | Path) -> dict[str, Any]:
+    """The state in a checkpoint, its checksum verified and its parts checked; ValueError for anything else."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved, fingerprint = state["config"], state["ratings"]
-    except Exception as error:
-        raise ValueError(f"checkpoint={str(path)!r} must be a file that train wrote, got: {error}") from error
-    for name, value in asdict(config).items():
-        if name != "epochs" and saved.get(name) != value:
-            raise ValueError(f"config.{name} must be the checkpoint's {saved.get(name)!r} to resume, got {value!r}")
-    if fingerprint != _fingerprint(ratings):
-        raise ValueError(f"ratings must be the checkpoint's, in their order, to resume, got others: {ratings}")
-    shapes = [{name: x.shape for name, x in tensors.items()} for tensors in (state["model"], model.state_dict())]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"model must be the checkpoint's, with {shapes[0]}, to resume, got {shapes[1]}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state["optimizer"]})  # this device's own options
-    return state["records"], state["best"]
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"checkpoint={str(path)!r} must be a file that can be read, got: {error}") from error
+    if content.startswith(OLD_FIRST_BYTES):
+        raise ValueError(
+            f"checkpoint={str(path)!r} was written by mfkit 0.1, whose checkpoints cannot be verified; "
+            "want one of this version: move it away and start again"
+        )
+    start = len(FIRST_LINE) + DIGEST_BYTES
+    checksum = hashlib.sha256(content[start:]).digest()
+    if not content.startswith(FIRST_LINE) or content[len(FIRST_LINE) : start] != checksum:
+        raise ValueError(
+            f"checkpoint={str(path)!r} must be a file that train wrote, whole and unaltered, got one whose checksum "
+            "differs"
+        )
+    try:
+        state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+        check_parts(state)
+    except Exception as error:  # torch.load raises whatever its parsers raise
+        raise ValueError(f"checkpoint={str(path)!r} must hold what train writes, got: {error}") from error
+    return state
 
 
-def _fingerprint(ratings: Ratings) -> list[float]:
-    """Sizes and position-weighted sums: different for other ratings or another order, for all practical purposes."""
-    weights = torch.arange(len(ratings)) % 1009 + 1
-    columns = (ratings.users.cpu(), ratings.items.cpu(), ratings.values.cpu().double())
-    return [len(ratings), ratings.n_users, ratings.n_items, *((column * weights).sum().item() for column in columns)]
+def check_parts(state: Any) -> None:
+    """What no checksum knows: that the parts are those of `save`, and the optimizer's fit their parameters."""
+    if not isinstance(state, dict) or set(state) != KEYS:
+        raise ValueError(f"parts other than {sorted(KEYS)}")
+    for name in ("model", "optimizer", "config"):
+        if not isinstance(state[name], dict):
+            raise ValueError(f"{name} that is no dict")
+    for record in state["records"]:
+        if not isinstance(record["epoch"], int) or not isinstance(record["validation_rmse"], float):
+            raise ValueError("records that are not the trainer's")
+    for name, parts in state["optimizer"].items():
+        shape = state["model"][name].shape
+        for part, value in parts.items():
+            if isinstance(value, Tensor) and value.shape not in (shape, shape[:1], torch.Size()):
+                raise ValueError(f"{part} of {name} with shape {tuple(value.shape)} for {tuple(shape)}")
+
+
+class Checkpoint:
+    """The file of one run. The ratings are hashed once, here: saving after an epoch writes the state and no more.
+
+    model: through any wrapper; the names are those of the model inside. validation: matters to `patience`, which
+    compares one epoch's RMSE with another's.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        config: TrainConfig,
+        ratings: Ratings,
+        validation: Ratings | None,
+    ) -> None:
+        self.path, self.optimizer, self.config = Path(path), optimizer, config
+        if not self.path.parent.is_dir():
+            raise ValueError(f"checkpoint={str(path)!r} must lie in a folder that exists")
+        self.model = model_inside(model)
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.trained = [names[p] for group in optimizer.param_groups for p in group["params"]]
+        self.ratings = digest(ratings)
+        self.validation = digest(validation) if config.patience else None
+
+    def save(self, records: list[dict], best: dict[str, Tensor] | None) -> None:
+        """Write the state of the run."""
+        by_position = self.optimizer.state_dict()["state"]
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": {name: by_position[k] for k, name in enumerate(self.trained) if k in by_position},
+            "trained": self.trained,
+            "records": records,
+            "best": best,
+            "config": asdict(self.config),
+            "ratings": self.ratings,
+            "validation": self.validation,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        with replacing(self.path) as partial:
+            partial.write_bytes(FIRST_LINE + hashlib.sha256(content).digest() + content)
+
+    def restore(self) -> tuple[list[dict], dict[str, Tensor] | None]:
+        """Put the saved run back into model and optimizer; its records and best state.
+
+        Raises ValueError, and changes nothing, for content that `save` did not write so, other ratings, another
+        model, other trained parameters, or a config that differs in more than `epochs`.
+        """
+        state = read(self.path)
+        for name, value in asdict(self.config).items():
+            if name != "epochs" and state["config"].get(name) != value:
+                saved = state["config"].get(name)
+                raise ValueError(f"config.{name} must be the checkpoint's {saved!r} to resume, got {value!r}")
+        if state["ratings"] != self.ratings:
+            raise ValueError("ratings must be the checkpoint's, in their order, to resume, got others")
+        if state["validation"] != self.validation:
+            raise ValueError("validation must be the checkpoint's, to resume with patience, got others")
+        shapes = {name: (tuple(x.shape), x.dtype) for name, x in self.model.state_dict().items()}
+        saved = {name: (tuple(x.shape), x.dtype) for name, x in state["model"].items()}
+        if saved != shapes:
+            raise ValueError(f"model must be the checkpoint's, with {saved}, to resume, got {shapes}")
+        if set(state["trained"]) != set(self.trained):
+            raise ValueError(f"model must train the checkpoint's {state['trained']} to resume, got {self.trained}")
+        self.model.load_state_dict(state["model"])
+        by_position = {k: state["optimizer"][name] for k, name in enumerate(self.trained) if name in state["optimizer"]}
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": by_position})  # this device's options
+        return state["records"], state["best"]

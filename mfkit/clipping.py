@@ -16,10 +16,13 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, a 0-d tensor. Coalesces sparse gradients in place (same gradient, summed)."""
     norms = []
     for parameter in parameters:
-        if (grad := parameter.grad) is not None:
-            if grad.is_sparse:
-                parameter.grad = grad.coalesce()
-            norms.append(torch.linalg.vector_norm(parameter.grad.values() if grad.is_sparse else grad))
+        grad = parameter.grad
+        if grad is None:
+            continue
+        if grad.is_sparse:
+            parameter.grad = grad = grad.coalesce()
+            grad = grad.values()
+        norms.append(torch.linalg.vector_norm(grad))
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
@@ -41,5 +44,6 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> Tens
     norm = grad_norm(parameters)
     coefficient = clip_coefficient(norm, max_norm)
     for parameter in parameters:
+        assert parameter.grad is not None
         parameter.grad.mul_(coefficient)
     return norm

@@ -7,7 +7,8 @@
 Everything is checked once, here at the door, so that the training loop needs no checks of its own.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Hashable, Iterator
 from dataclasses import InitVar, dataclass
 from typing import Self
 
@@ -39,24 +40,40 @@ class Ratings:
     duplicates: InitVar[str] = "error"
 
     def __post_init__(self, duplicates: str) -> None:
-        users, items, values = (_vector(name, getattr(self, name)) for name in ("users", "items", "values"))
+        users, items, values = (
+            _vector("users", self.users),
+            _vector("items", self.items),
+            _vector("values", self.values),
+        )
         if not len(users) == len(items) == len(values) > 0:
             lengths = f"{len(users)}, {len(items)} and {len(values)}"
             raise ValueError(f"users, items and values must have one length of at least 1, got {lengths}")
-        users, items, values = _ids("users", users, self.n_users), _ids("items", items, self.n_items), values.float()
+        users, items = _ids("users", users, self.n_users), _ids("items", items, self.n_items)
+        values = values.float()
         if not (finite := values.isfinite()).all():
             k = int(finite.int().argmin())
             raise ValueError(f"values must be finite float32 numbers, got {values[k].item()} at position {k}")
         for name, ids, size in (("user_ids", self.user_ids, self.n_users), ("item_ids", self.item_ids, self.n_items)):
             if ids is not None and len(ids) != size:
                 raise ValueError(f"{name} must hold one id a row, {size} in all, got {len(ids)}")
-        if (n_users := int(self.n_users)) * (n_items := int(self.n_items)) >= 2**63:
+        n_users, n_items = int(self.n_users), int(self.n_items)
+        if n_users * n_items >= 2**63:
             raise ValueError(f"n_users * n_items must be less than 2^63, got {n_users} * {n_items}")
         users, items, values = _merge_duplicates(users, items, values, n_items, duplicates)
-        self.__dict__.update(users=users, items=items, values=values, n_users=n_users, n_items=n_items)  # else frozen
+        checked = {"users": users, "items": items, "values": values, "n_users": n_users, "n_items": n_items}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # as the class is frozen
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, *, user="user", item="item", rating="rating", duplicates="error") -> Self:
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        user: Hashable = "user",
+        item: Hashable = "item",
+        rating: Hashable = "rating",
+        duplicates: str = "error",
+    ) -> Self:
         """Ratings from a table with one rating a row; ids of any kind (numbers, strings).
 
         user, item, rating: column names. Rows of the tables are the sorted unique ids, which stay in `user_ids`
@@ -74,9 +91,10 @@ class Ratings:
         if not pd.api.types.is_numeric_dtype(frame[rating]) or pd.api.types.is_bool_dtype(frame[rating]):
             raise TypeError(f"column {rating!r} must hold numbers, got dtype {frame[rating].dtype}")
         values = frame[rating].to_numpy(float, na_value=np.nan)
-        (users, user_ids), (items, item_ids) = (pd.factorize(frame[column], sort=True) for column in (user, item))
-        ids = np.asarray(user_ids), np.asarray(item_ids)
-        return cls(users, items, values, len(user_ids), len(item_ids), *ids, duplicates=duplicates)
+        users, user_ids = pd.factorize(frame[user], sort=True)
+        items, item_ids = pd.factorize(frame[item], sort=True)
+        sizes = len(user_ids), len(item_ids)
+        return cls(users, items, values, *sizes, np.asarray(user_ids), np.asarray(item_ids), duplicates)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -84,6 +102,11 @@ class Ratings:
     def __repr__(self) -> str:
         size = f"{len(self):,} ratings, {self.n_users:,} users x {self.n_items:,} items"
         return f"Ratings({size}, {len(self) / (self.n_users * self.n_items):.2%} observed)"
+
+    @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """users, items, values: (N,) each."""
+        return self.users, self.items, self.values
 
     @property
     def mean(self) -> float:
@@ -120,15 +143,18 @@ class Ratings:
             raise ValueError(f"fractions must be positive and sum to at most 1, got {fractions}")
         if by not in ("rating", "user"):
             raise ValueError(f"by must be 'rating' or 'user', got {by!r}")
-        rng, users, edges = np.random.default_rng(seed), self.users.cpu().numpy(), shares.cumsum()
+        rng = np.random.default_rng(seed)
         order = rng.permutation(len(self))
         position = (np.arange(len(self)) + 0.5) / len(self)  # in (0, 1): how far down the list that is cut
         if by == "user":
+            users = self.users.cpu().numpy()
             order = order[np.argsort(users[order], kind="stable")]  # shuffled within each user
             users, counts = users[order], np.bincount(users, minlength=self.n_users)
             rank = np.arange(len(self)) - (counts.cumsum() - counts)[users]
             position = (rank + rng.random(self.n_users)[users]) / counts[users]
-        part = np.searchsorted(edges + (edges > 1 - 1e-9), position, side="right")
+        edges = shares.cumsum()
+        edges[edges > 1 - 1e-9] = 2.0  # rounding must not leave the last rating out
+        part = np.searchsorted(edges, position, side="right")
         picks = [torch.from_numpy(order[part == k]) for k in range(len(shares))]
         if empty := [fraction for fraction, pick in zip(fractions, picks, strict=True) if not len(pick)]:
             raise ValueError(f"fractions must leave no part empty, got {empty[0]} of {len(self)} ratings")
@@ -143,17 +169,18 @@ class Ratings:
         if batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         order = torch.randperm(len(self), generator=generator).to(self.values.device)
-        columns = (column[order].split(batch_size) for column in (self.users, self.items, self.values))
+        columns = (column[order].split(batch_size) for column in self.columns)
         yield from zip(*columns, strict=True)
 
     def _with(self, users: Tensor, items: Tensor, values: Tensor) -> Self:
         """Ratings with these columns, which come from checked ones: not checked again."""
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__, users=users, items=items, values=values)
+        new = copy.copy(self)
+        for name, column in (("users", users), ("items", items), ("values", values)):
+            object.__setattr__(new, name, column)
         return new
 
 
-def _vector(name: str, given) -> Tensor:
+def _vector(name: str, given: object) -> Tensor:
     """A copy on the CPU, through numpy: it reads lists, pandas columns, read-only, reversed and big-endian arrays."""
     try:
         array = np.array(given.detach().cpu().numpy() if isinstance(given, Tensor) else given, order="C")
@@ -181,7 +208,9 @@ def _ids(name: str, ids: Tensor, size: int) -> Tensor:
     return ids
 
 
-def _merge_duplicates(users: Tensor, items: Tensor, values: Tensor, n_items: int, how: str):
+def _merge_duplicates(
+    users: Tensor, items: Tensor, values: Tensor, n_items: int, how: str
+) -> tuple[Tensor, Tensor, Tensor]:
     if how not in ("error", "mean", "last"):
         raise ValueError(f"duplicates must be 'error', 'mean' or 'last', got {how!r}")
     cells = pd.Series(values.double().numpy(), index=(users * n_items + items).numpy())

@@ -4,15 +4,17 @@ users, items: (B,) int64      prediction: (B,)
 """
 
 import math
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mfkit import losses
 from mfkit.data import Ratings
-from mfkit.objective import embedding_tables
+from mfkit.objective import embedding_tables, unwrap
 
 
 @contextmanager
@@ -27,6 +29,19 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; modes and random states (torch's, numpy's, Python's) afterwards as before."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    numpys, pythons = np.random.get_state(), random.getstate()
+    try:
+        with in_mode(model, False), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        np.random.set_state(numpys)
+        random.setstate(pythons)
+
+
 def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = False) -> None:
     """Predict the two ratings with the largest ids, so that a misfit is named before it crashes or broadcasts.
 
@@ -36,27 +51,16 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     """
     if not isinstance(ratings, Ratings):
         raise TypeError(f"{name} must be a Ratings, got {type(ratings).__name__}")
-    model = getattr(model, "_orig_mod", model)  # of torch.compile, which must not compile the hooks below
-    paths = {table: path for path, table in embedding_tables(model).items()}
-
-    def check(table: nn.Embedding, given: tuple[Tensor, ...]) -> None:
-        for ids in given:
-            if (largest := int(ids.max())) >= table.num_embeddings:
-                needs = f"at least {largest + 1} rows for id {largest} in {name}"
-                raise IndexError(f"model.{paths[table]} must have {needs}, got {table.num_embeddings}")
-
+    model = unwrap(model)  # torch.compile must not compile the hooks, DDP not wait for a backward that never comes
     pairs = torch.stack([ratings.users.argmax(), ratings.items.argmax()])
-    parameter = next(model.parameters(), ratings.values)
-    users, items, values = (c[pairs].to(parameter.device) for c in (ratings.users, ratings.items, ratings.values))
-    grad = torch.set_grad_enabled(trains and torch.is_grad_enabled())
-    with ExitStack() as hooks, in_mode(model, False), grad:
-        for table in paths:
-            hooks.enter_context(table.register_forward_pre_hook(check))
+    device = next(model.parameters(), ratings.values).device
+    users, items, values = (column.to(device) for column in ratings.take(pairs).columns)
+    with looking(model), table_sizes_checked(model, name), torch.set_grad_enabled(trains and torch.is_grad_enabled()):
         try:
             prediction = model(users, items)
+        except TableTooSmall:
+            raise
         except IndexError as error:
-            if str(error).startswith("model."):
-                raise
             largest = f"user {users.max()} and item {items.max()}"
             raise IndexError(f"model must have rows for {largest} of {name}, got: {error}") from error
     if not isinstance(prediction, Tensor):
@@ -65,6 +69,27 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     if trains and not prediction.requires_grad:
         hint = "is there a detach, .data or no_grad in forward or around?"
         raise ValueError(f"prediction must carry a gradient, got none: {hint}")
+
+
+class TableTooSmall(IndexError):
+    """A lookup beyond the last row, before it happens."""
+
+
+@contextmanager
+def table_sizes_checked(model: nn.Module, name: str) -> Iterator[None]:
+    """Inside the block, a lookup beyond a table's rows raises an error that names the table, the id and the rows."""
+    paths = {table: path for path, table in embedding_tables(model).items()}
+
+    def check(table: nn.Embedding, given: tuple[Tensor, ...]) -> None:
+        for ids in given:
+            if (largest := int(ids.max())) >= table.num_embeddings:
+                needs = f"at least {largest + 1} rows for id {largest} in {name}"
+                raise TableTooSmall(f"model.{paths[table]} must have {needs}, got {table.num_embeddings}")
+
+    with ExitStack() as hooks:
+        for table in paths:
+            hooks.enter_context(table.register_forward_pre_hook(check))
+        yield
 
 
 @torch.no_grad()
@@ -80,8 +105,8 @@ def rmse(model: nn.Module, ratings: Ratings, clip: tuple[float, float] | None = 
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     check_fit(model, ratings, "ratings")
     ratings, total = ratings.to(next(model.parameters(), ratings.values).device), 0.0
-    columns = (column.split(chunk) for column in (ratings.users, ratings.items, ratings.values))
-    with in_mode(model, False):
+    columns = (column.split(chunk) for column in ratings.columns)
+    with looking(model):
         for users, items, values in zip(*columns, strict=True):
             prediction = model(users, items)
             prediction = prediction if clip is None else prediction.clamp(*clip)

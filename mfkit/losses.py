@@ -51,12 +51,15 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0, scale: str = "
 LOSSES = {"mse": mse, "huber": huber, "mae": mae}
 
 
-def power_sum(tensors: Iterable[Tensor], p: int) -> Tensor:
-    """The sum of |entry|^p over all tensors, for p = 1 or 2, a 0-d tensor: the penalty before its strength.
+def power_sum(tensors: Iterable[Tensor], p: int) -> Tensor | float:
+    """The sum of |entry|^p over all tensors, for p = 1 or 2, a 0-d tensor (0.0 of none): the penalty before its strength.
 
     Of the rows that a batch looked up, (B, k) each (`per_rating`): |u|^2 + |v|^2 + ... summed over the ratings, to be
     reduced as the loss is; a row read by c ratings counts c times (Zhou et al. 2008, "weighted-lambda").
     Of whole tables (`per_table`): ||U||^2 + ||V||^2, squared Frobenius norms, whatever the batch. Beside a mean loss
     that is stronger on a row with n of the N ratings by a factor N / n.
     """
-    return sum(tensor.square().sum() if p == 2 else tensor.abs().sum() for tensor in tensors)
+    total: Tensor | float = 0.0
+    for tensor in tensors:
+        total = total + (tensor.square().sum() if p == 2 else tensor.abs().sum())
+    return total

@@ -47,13 +47,24 @@ class MatrixFactorization(nn.Module):
             nn.init.zeros_(self.user_bias.weight)
             nn.init.zeros_(self.item_bias.weight)
 
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        """(B,), (B,) -> (B,). The product is row by row: U[users] @ V[items].T would compute (B, B) numbers."""
+    def rows(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """The rows that these ratings read, by table: biases (B, 1), then factors (B, d); a per-rating penalty's."""
+        reads = (("user_bias", users), ("item_bias", items), ("user_factors", users), ("item_factors", items))
+        tables = {name: (getattr(self, name), ids_B) for name, ids_B in reads}
+        return {name: table(ids_B) for name, (table, ids_B) in tables.items() if table is not None}
+
+    def forward(self, users: Tensor, items: Tensor, rows: dict[str, Tensor] | None = None) -> Tensor:
+        """(B,), (B,) -> (B,). The product is row by row: U[users] @ V[items].T would compute (B, B) numbers.
+
+        rows: what `rows(users, items)` gave, where the caller has read them already.
+        """
+        if rows is None:
+            rows = self.rows(users, items)
         prediction = self.mean.expand(users.shape)
-        if self.user_bias is not None:
-            prediction = prediction + self.user_bias(users).squeeze(-1) + self.item_bias(items).squeeze(-1)
-        if self.n_factors:
-            prediction = prediction + (self.user_factors(users) * self.item_factors(items)).sum(-1)
+        if "user_bias" in rows:
+            prediction = prediction + rows["user_bias"].squeeze(-1) + rows["item_bias"].squeeze(-1)
+        if "user_factors" in rows:
+            prediction = prediction + (rows["user_factors"] * rows["item_factors"]).sum(-1)
         return prediction
 
     @torch.no_grad()

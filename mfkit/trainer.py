@@ -1,6 +1,6 @@
 """One silent training loop that stops before the first non-finite update.
 
-    loss = reduce over the batch of [ loss(e) + l2 (|u|^2 + |v|^2 + b^2 + c^2) + l1 (...) ],  e = prediction - rating
+    for each batch:  loss = objective(model, batch)     loss.backward()     clip the gradients     step
 
 For any nn.Module that maps (users, items), (B,) int64 each, to predictions (B,). It returns flat records, one a
 step; whoever calls it prints or plots.
@@ -8,46 +8,81 @@ step; whoever calls it prints or plots.
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mfkit import checkpoint as checkpoints
+from mfkit.checkpoint import Checkpoint
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit, in_mode, rmse
-from mfkit.objective import has_sparse_gradients, objective
-from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS
+from mfkit.objective import has_sparse_gradients, is_compiled, model_inside, objective
+from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
 FLUSH_EVERY = 256  # steps between two looks at the records of such a device
 
 
-class DivergenceError(ArithmeticError):
-    """Loss or gradient stopped being finite. `.record`: that step's row; the parameters are those before it."""
+def train(
+    model: nn.Module,
+    ratings: Ratings,
+    config: TrainConfig,
+    *,
+    validation: Ratings | None = None,
+    on_step: Callable[[dict], object] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> "History":
+    """Train `model` in place, on the device where its parameters are.
 
-    def __init__(self, record: dict, config: TrainConfig):
-        lr, clip, self.record, self.config = config.lr, config.clip_norm, record, config
-        if record["step"] == 1:
-            remedy = "nothing was updated yet: start from smaller factors (initializers.scaled_), look for NaN"
-        elif config.optimizer != "sgd":
-            remedy = f"no {config.optimizer} step exceeds 7.27 lr = {7.27 * lr:.3g}: lower lr, look for NaN"
-        elif clip is not None:
-            remedy = f"clipping bounds lr * gradient by lr * clip_norm = {lr * clip:.3g}: lower lr"
-        else:
-            border = "predict.max_stable_lr gives the border"
-            remedy = f"lower lr={lr:g} ({border}), start smaller (initializers.scaled_), or set clip_norm=1.0"
-        what = f"loss {record['loss']:.4g}, gradient norm {record['grad_norm']:.4g}"
-        where = f"step {record['step']} (epoch {record['epoch']}): {what}; the parameters are those before this step"
-        super().__init__(f"training diverged at {where}. Remedy: {remedy}.")
+    config: a TrainConfig. validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
+    on_step: a function that is called with each step's record after its update.
+    checkpoint: a path, written whole after each epoch; resume=True goes on from it (or starts, where there is none)
+        and ends with the same parameters, bit for bit, as a run that was never interrupted.
 
-    def __reduce__(self):  # so that it crosses processes
-        return type(self), (self.record, self.config)
+    Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or with
+    `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError for arguments that do not fit.
+    """
+    check_run(model, ratings, validation, config)
+    optimizer = make_optimizer(model, config)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    ratings = ratings.to(parameters[0].device)
+    saved = open_checkpoint(checkpoint, resume, model, optimizer, config, ratings, validation)
+    records, best = saved.restore() if saved and saved.path.exists() else ([], None)
+    history = History(records)
+    recorder = Recorder(history, optimizer, config, on_step)
+    for epoch in range(history.epochs + 1, config.epochs + 1):
+        if config.patience and history.epochs_since_best >= config.patience:
+            break
+        seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
+        with training_mode(model, optimizer, seed):
+            for batch in ratings.batches(config.batch_size, torch.Generator().manual_seed(seed)):
+                optimizer.zero_grad(set_to_none=True)
+                loss = objective(model, batch, config)
+                loss.backward()
+                norm = clip_grad_norm_(parameters, config.clip_norm) if config.clip_norm else grad_norm(parameters)
+                recorder.before_update(epoch, loss, norm)
+                optimizer.step()
+                recorder.after_update()
+            recorder.flush()
+        with recorder.clock_stopped():
+            if validation is not None:
+                history.records[-1]["validation_rmse"] = rmse(model, validation)
+                if config.patience and history.best == epoch:
+                    best = {name: tensor.clone() for name, tensor in model_inside(model).state_dict().items()}
+            if saved:
+                saved.save(history.records, best)
+    if best is not None:
+        model_inside(model).load_state_dict(best)
+    return history
 
 
 @dataclass
@@ -65,94 +100,152 @@ class History:
         return pd.DataFrame(self.records, columns=COLUMNS)
 
     @property
+    def epochs(self) -> int:
+        """Epochs that were trained."""
+        return self.records[-1]["epoch"] if self.records else 0
+
+    @property
     def best(self) -> int | None:
         """The epoch with the lowest validation RMSE; None without validation."""
         scored = [(r["validation_rmse"], r["epoch"]) for r in self.records if math.isfinite(r["validation_rmse"])]
         return min(scored)[1] if scored else None
 
+    @property
+    def epochs_since_best(self) -> int:
+        """Epochs that were trained after the best; 0 without validation."""
+        return self.epochs - (self.best or self.epochs)
 
-def train(
-    model: nn.Module, ratings: Ratings, config, *, validation=None, on_step=None, checkpoint=None, resume=False
-) -> History:
-    """Train `model` in place, on the device where its parameters are.
 
-    config: a TrainConfig. validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
-    on_step: a function that is called with each step's record after its update.
-    checkpoint: a path, written whole after each epoch; resume=True goes on from it (or starts, where there is none)
-        and ends with the same parameters, bit for bit, as a run that was never interrupted.
+class DivergenceError(ArithmeticError):
+    """Loss or gradient stopped being finite. `.record`: that step's row; the parameters are those before it."""
 
-    Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or with
-    `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError for arguments that do not fit.
+    def __init__(self, record: dict, config: TrainConfig) -> None:
+        self.record, self.config = record, config
+        lr, clip = config.lr, config.clip_norm
+        if record["step"] == 1:
+            remedy = "nothing was updated yet: start from smaller factors (initializers.scaled_), look for NaN"
+        elif config.optimizer != "sgd":
+            remedy = f"no {config.optimizer} step exceeds 7.27 lr = {7.27 * lr:.3g}: lower lr, look for NaN"
+        elif clip is not None:
+            remedy = f"clipping bounds lr * gradient by lr * clip_norm = {lr * clip:.3g}: lower lr"
+        else:
+            border = "predict.max_stable_lr gives the border"
+            remedy = f"lower lr={lr:g} ({border}), start smaller (initializers.scaled_), or set clip_norm=1.0"
+        what = f"loss {record['loss']:.4g}, gradient norm {record['grad_norm']:.4g}"
+        where = f"step {record['step']} (epoch {record['epoch']}): {what}; the parameters are those before this step"
+        super().__init__(f"training diverged at {where}. Remedy: {remedy}.")
+
+    def __reduce__(self) -> tuple:  # so that it crosses processes
+        return type(self), (self.record, self.config)
+
+
+class Recorder:
+    """Makes a record of each step, and stops the run at the first one whose loss or gradient is not finite.
+
+    On the CPU a step's numbers are looked at before its update. On CUDA that would make each step wait for the device,
+    so the numbers stay there, a fused optimizer skips the update where `found_inf` is 1 (as it does for GradScaler),
+    and the error comes when the numbers are read together: every FLUSH_EVERY steps, and at the end of an epoch.
     """
+
+    def __init__(
+        self, history: History, optimizer: Optimizer, config: TrainConfig, on_step: Callable[[dict], object] | None
+    ) -> None:
+        self.history, self.optimizer, self.config, self.on_step = history, optimizer, config, on_step
+        device = optimizer.param_groups[0]["params"][0].device
+        self.masked = device.type in MASKED_DEVICES and not isinstance(optimizer, RowOptimizer)
+        self.diverged = torch.zeros((), device=device)  # 1 from the first bad step on
+        self.unclipped = torch.ones((), device=device)
+        self.pending: list[tuple[int, int, float, Tensor]] = []  # step, epoch, seconds, numbers on the device
+        last = history.records[-1] if history.records else {"step": 0, "seconds": 0.0}
+        self.step, self.start = last["step"], time.perf_counter() - last["seconds"]
+
+    def before_update(self, epoch: int, loss: Tensor, norm: Tensor) -> None:
+        """Note a step; raises DivergenceError, or on CUDA sees to it that the update is skipped."""
+        clip = self.config.clip_norm
+        coefficient = clip_coefficient(norm, clip) if clip else self.unclipped
+        numbers = torch.stack([number.float() for number in (loss.detach(), norm, coefficient)])
+        self.step += 1
+        self.pending.append((self.step, epoch, time.perf_counter() - self.start, numbers))
+        if self.masked:
+            self.diverged = self.diverged.maximum(1 - numbers.isfinite().all().float())
+            self.optimizer.found_inf = self.diverged  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            self.flush()
+
+    def after_update(self) -> None:
+        if self.on_step or len(self.pending) >= FLUSH_EVERY:
+            self.flush()
+        if self.on_step:
+            self.on_step(self.history.records[-1])
+
+    def flush(self) -> None:
+        """Move pending steps to the history; DivergenceError at the first one that is not finite."""
+        if not self.pending:
+            return
+        measured = torch.stack([numbers for *_, numbers in self.pending]).tolist()
+        for (step, epoch, seconds, _), numbers in zip(self.pending, measured, strict=True):
+            row = (step, epoch, *numbers, seconds, math.nan)
+            self.history.records.append(dict(zip(COLUMNS, row, strict=True)))
+            if not all(map(math.isfinite, numbers)):
+                raise DivergenceError(self.history.records[-1], self.config)
+        self.pending.clear()
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """What happens inside does not count as training."""
+        stopped = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - stopped
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """torch's own, fused where it can be (one kernel a parameter saves a third of a small step), or a row-wise one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    options: dict = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        options["momentum"] = config.momentum
+    if has_sparse_gradients(model):
+        return ROW_OPTIMIZERS[config.optimizer](parameters, **options)
+    fused = parameters[0].device.type in ("cpu", "cuda") or None
+    return OPTIMIZERS[config.optimizer](parameters, fused=fused, **options)
+
+
+@contextmanager
+def training_mode(model: nn.Module, optimizer: Optimizer, seed: int) -> Iterator[None]:
+    """Training mode, dropout's random numbers from `seed`, and rows caught up as they are read; then all as before."""
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        stack.enter_context(in_mode(model, True))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        if isinstance(optimizer, RowOptimizer):
+            stack.enter_context(optimizer.watch(model))
+        torch.manual_seed(seed)
+        yield
+
+
+def open_checkpoint(
+    path: str | Path | None,
+    resume: bool,
+    model: nn.Module,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    ratings: Ratings,
+    validation: Ratings | None,
+) -> Checkpoint | None:
+    """The run's checkpoint, if it is to have one; ValueError for a file that is there without `resume`."""
+    if path is None:
+        if resume:
+            raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
+        return None
+    if Path(path).exists() and not resume:
+        raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")
+    return Checkpoint(path, model, optimizer, config, ratings, validation)
+
+
+def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config: TrainConfig) -> None:
+    """The arguments of `train` against each other: TypeError, ValueError or IndexError for what does not fit."""
     if not isinstance(config, TrainConfig):
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
-    check_run(model, ratings, validation, config)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    sparse = has_sparse_gradients(model)
-    ratings, masked = ratings.to(device), device.type in MASKED_DEVICES and not sparse
-    options = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
-    if not sparse:  # fused: one kernel a parameter saves a third of a small step
-        options |= {"fused": device.type in ("cpu", "cuda") or None}
-    make = (ROW_OPTIMIZERS if sparse else OPTIMIZERS)[config.optimizer]
-    optimizer = make(parameters, lr=config.lr, weight_decay=config.weight_decay, **options)
-    history, pending, diverged = History(), [], torch.zeros((), device=device)
-    one = torch.ones((), device=device)
-    history.records, best = checkpoints.restore(checkpoint, resume, model, optimizer, config, ratings)
-
-    def flush() -> None:
-        """Move pending steps to the history, and stop at the first one that is not finite."""
-        numbers = torch.stack([numbers for *_, numbers in pending]).tolist() if pending else []
-        for (step, epoch, seconds, _), measured in zip(pending, numbers, strict=True):
-            row = (step, epoch, *measured, seconds, math.nan)
-            history.records.append(dict(zip(COLUMNS, row, strict=True)))
-            if not all(map(math.isfinite, measured)):
-                raise DivergenceError(history.records[-1], config)
-        pending.clear()
-
-    last = history.records[-1] if history.records else {"step": 0, "epoch": 0, "seconds": 0.0}
-    step, clip, start = last["step"], config.clip_norm, time.perf_counter() - last["seconds"]
-    for epoch in range(last["epoch"] + 1, config.epochs + 1):
-        if config.patience and history.best and epoch - 1 - history.best >= config.patience:
-            break
-        seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
-        fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with in_mode(model, True), fork, optimizer.watch(model) if sparse else nullcontext():
-            torch.manual_seed(seed)  # for dropout; the caller's random state comes back
-            for batch in ratings.batches(config.batch_size, torch.Generator().manual_seed(seed)):
-                optimizer.zero_grad(set_to_none=True)
-                loss = objective(model, batch, config)
-                loss.backward()
-                norm = clip_grad_norm_(parameters, clip) if clip else grad_norm(parameters)
-                measured = (loss.detach(), norm, clip_coefficient(norm, clip) if clip else one)
-                numbers, step = torch.stack([number.float() for number in measured]), step + 1
-                pending.append((step, epoch, time.perf_counter() - start, numbers))
-                if masked:  # fused kernels skip the update where found_inf is 1, as they do for GradScaler
-                    diverged = diverged.maximum(1 - numbers.isfinite().all().float())
-                    optimizer.found_inf = diverged
-                else:
-                    flush()
-                optimizer.step()
-                if on_step or len(pending) >= FLUSH_EVERY:
-                    flush()
-                if on_step:
-                    on_step(history.records[-1])
-            flush()
-        paused = time.perf_counter()
-        if validation is not None:
-            history.records[-1]["validation_rmse"] = rmse(model, validation)
-            if config.patience and history.best == epoch:
-                best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        if checkpoint is not None:
-            checkpoints.save(checkpoint, model, optimizer, history.records, best, config, ratings)
-        start += time.perf_counter() - paused
-    if best is not None:
-        model.load_state_dict(best)
-    return history
-
-
-def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config) -> None:
-    """The arguments of `train` against each other: TypeError, ValueError or IndexError for what does not fit."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a Module, got {type(model).__name__}")
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
@@ -165,6 +258,10 @@ def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, co
         check_fit(model, validation, "validation")
     elif config.patience:
         raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
-    if has_sparse_gradients(model) and config.optimizer == "adam" and config.weight_decay:
+    if not has_sparse_gradients(model):
+        return
+    if config.optimizer == "adam" and config.weight_decay:
         wanted = "optimizer='adamw' or l2 for a model with sparse gradients: Adam's own is a gradient of every row"
         raise ValueError(f"weight_decay needs {wanted}; got 'adam' with weight_decay={config.weight_decay}")
+    if is_compiled(model):
+        raise TypeError("model with sparse gradients must not be compiled: its rows are caught up as they are read")

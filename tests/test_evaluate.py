@@ -93,3 +93,24 @@ def test_rmse_turns_dropout_off_and_back_on():
 def test_rmse_refuses(options, says):
     with pytest.raises(ValueError, match=says):
         rmse(Matrices(), RATINGS, **options)
+
+
+class Noisy(nn.Module):
+    """Random in evaluation mode too, by every generator there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.p, self.q = nn.Embedding(3, 4), nn.Embedding(2, 4)
+
+    def forward(self, users, items):
+        noise = torch.randn(len(users)) + np.random.rand()
+        return (self.p(users) * self.q(items)).sum(-1) + noise
+
+
+def test_looking_leaves_random_states_alone():
+    model = Noisy()
+    for look in (lambda: check_fit(model, RATINGS, "ratings", trains=True), lambda: rmse(model, RATINGS)):
+        states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+        look()
+        assert torch.equal(states[0], torch.random.get_rng_state())
+        assert np.array_equal(states[1], np.random.get_state()[1])

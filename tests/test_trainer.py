@@ -1,12 +1,7 @@
 """The loop: what it minimises, when it stops, what it refuses, and that a killed run goes on as if nothing had been."""
 
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,127 +338,6 @@ def test_the_mode_comes_back_after_an_error():
     assert not model.training
 
 
-# Checkpoints: this file run as a script is the process that gets killed
-
-VARIANTS = {
-    "adam": (lambda r: model_for(r), replace(QUICK, epochs=4, l2=0.05)),
-    "momentum": (
-        lambda r: model_for(r),
-        replace(QUICK, epochs=4, optimizer="sgd", lr=0.5, momentum=0.9, clip_norm=0.5),
-    ),
-    "sparse": (
-        lambda r: model_for(r, sparse=True),
-        replace(QUICK, epochs=4, batch_size=32, optimizer="adamw", weight_decay=0.1),
-    ),
-    "dropout": (lambda r: TwoTables(dropout=0.3), replace(QUICK, epochs=4)),
-    "patience": (lambda r: model_for(r, d=8), replace(QUICK, epochs=9, lr=0.01, patience=2)),
-}
-
-
-def run(variant, path=None, on_step=None):
-    ratings, validation = problem()
-    make, config = VARIANTS[variant]
-    model = make(ratings)
-    history = train(
-        model, ratings, config, validation=validation, checkpoint=path, resume=path is not None, on_step=on_step
-    )
-    return snapshot(model), history.frame.drop(columns="seconds")
-
-
-def die(*_args):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-KILLS = [
-    ("adam", 1, "step"),
-    ("momentum", 3, "step"),
-    ("sparse", 2, "step"),
-    ("dropout", 2, "step"),
-    ("patience", 3, "step"),
-    ("adam", 2, "save"),
-]
-
-
-@pytest.fixture(scope="module")
-def graveyard(tmp_path_factory):
-    """A folder with the checkpoints of runs that were killed, each in a process of its own."""
-    folder = tmp_path_factory.mktemp("killed")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    subprocess.run([sys.executable, __file__, str(folder)], env=environment, timeout=300, check=True)
-    return folder
-
-
-@pytest.mark.parametrize(("variant", "epoch", "where"), KILLS)
-def test_killed_and_resumed(variant, epoch, where, graveyard):
-    path = graveyard / f"{variant}-{epoch}-{where}.pt"
-    done = [r["epoch"] for r in torch.load(path, weights_only=True)["records"]]
-    assert done[-1] == (epoch if where == "step" else epoch - 1)
-    for ours, uninterrupted in zip(run(variant, path), run(variant), strict=True):
-        assert ours.equals(uninterrupted) if hasattr(ours, "equals") else same(ours, uninterrupted)
-
-
-def test_resumed_after_the_end_changes_nothing(tmp_path):
-    finished = run("patience", tmp_path / "run.pt")
-    again = run("patience", tmp_path / "run.pt")
-    assert same(finished[0], again[0])
-    assert finished[1].equals(again[1])
-
-
-def test_longer_epochs_go_on_from_the_checkpoint(tmp_path):
-    ratings, _ = problem()
-    once, twice = model_for(ratings), model_for(ratings)
-    train(once, ratings, replace(QUICK, epochs=3))
-    for epochs in (1, 3):
-        train(twice, ratings, replace(QUICK, epochs=epochs), checkpoint=tmp_path / "run.pt", resume=True)
-    assert same(snapshot(once), snapshot(twice))
-    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
-
-
-def test_a_checkpoint_crosses_devices(tmp_path, monkeypatch):
-    """Written by the plain path, read by the masked one, whose optimizer must still skip bad updates."""
-    ratings, _ = problem()
-    train(model_for(ratings), ratings, QUICK, checkpoint=tmp_path / "run.pt")
-    monkeypatch.setattr(trainer, "MASKED_DEVICES", {"cpu"})
-    model = model_for(ratings)
-    model.register_forward_hook(lambda module, _, out: out * torch.nan if module.training else out)
-    with pytest.raises(DivergenceError):
-        train(model, ratings, replace(QUICK, epochs=4), checkpoint=tmp_path / "run.pt", resume=True)
-    saved = torch.load(tmp_path / "run.pt", weights_only=True)["model"]
-    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
-
-
-def test_checkpoints_refuse_by_name(tmp_path):
-    ratings, validation = problem()
-    path = tmp_path / "run.pt"
-
-    def again(model=None, on=ratings, config=QUICK, resume=True, path=path):
-        train(model or model_for(ratings), on, config, checkpoint=path, resume=resume)
-
-    again()
-    with pytest.raises(ValueError, match=r"checkpoint='.*run.pt' exists; want resume=True"):
-        again(resume=False)
-    with pytest.raises(ValueError, match=r"config.lr must be the checkpoint's 0.02 to resume, got 0.5"):
-        again(config=replace(QUICK, lr=0.5))
-    with pytest.raises(ValueError, match=r"ratings must be the checkpoint's"):
-        again(on=validation)
-    with pytest.raises(ValueError, match=r"model must be the checkpoint's"):
-        again(model=model_for(ratings, d=5))
-    with pytest.raises(ValueError, match=r"checkpoint='.*missing/run.pt' must lie in a folder that exists"):
-        again(path=tmp_path / "missing" / "run.pt")
-    with pytest.raises(ValueError, match=r"resume=True needs a checkpoint"):
-        again(path=None)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"checkpoint='.*run.pt' must be a file that train wrote"):
-        again()
-
-
-def test_numpy_numbers_do_not_spoil_a_checkpoint(tmp_path):
-    given = Ratings(np.arange(9) % 3, np.arange(9) // 3, np.arange(9.0), np.int64(3), np.int64(3))
-    config = TrainConfig(lr=np.float64(0.1), l2=np.float32(0.5), batch_size=np.int64(4), epochs=1)
-    for _ in range(2):
-        train(model_for(given), given, config, checkpoint=str(tmp_path / "run.pt"), resume=True)
-
-
 # Refusals
 
 
@@ -575,23 +449,3 @@ def test_frozen_double_and_unused_parameters():
     stayed = {name: torch.equal(a, b) for a, (name, b) in zip(before, model.named_parameters(), strict=True)}
     assert stayed == {"p.weight": True, "unused": True, "q.weight": False}
     assert history.frame.loss.iloc[-1] < history.frame.loss.iloc[0]
-
-
-def run_and_die(variant, epoch, where, path):
-    if where == "save":  # in the middle of writing: the temporary file is there, the move is not done
-        replaced, left = os.replace, [epoch]
-
-        def replace_or_die(*args):
-            left[0] -= 1
-            return replaced(*args) if left[0] else die()
-
-        os.replace = replace_or_die
-    run(variant, path, on_step=lambda record: die() if record["epoch"] > epoch else None)
-
-
-if __name__ == "__main__":
-    for variant, epoch, where in KILLS:
-        if (child := os.fork()) == 0:
-            run_and_die(variant, epoch, where, Path(sys.argv[1]) / f"{variant}-{epoch}-{where}.pt")
-            os._exit(0)  # never reached
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, (variant, epoch, where)
