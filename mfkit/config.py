@@ -28,8 +28,10 @@ def number(default: float | None, *, above: float | None = None) -> Any:
     """A field that holds a finite number of at least 0, or above `above`; or None where that is the default."""
     wanted = "a finite number of at least 0" if above is None else f"a finite number above {above}"
 
-    def fits(value: Any) -> bool:
-        return isinstance(value, float | Real) and value < math.inf and (value >= 0 if above is None else value > above)
+    def fits(value: Any) -> bool:  # numpy's numbers are Real and Integral; a tensor is not
+        if not isinstance(value, Real) or not math.isfinite(float(value)):
+            return False
+        return float(value) >= 0 if above is None else float(value) > above
 
     return _checked(default, fits, float, wanted)
 
@@ -38,7 +40,7 @@ def integer(default: int | None, *, least: int) -> Any:
     """A field that holds an integer of at least `least`; or None where that is the default."""
 
     def fits(value: Any) -> bool:
-        return isinstance(value, int | Integral) and value >= least
+        return isinstance(value, Integral) and int(value) >= least
 
     return _checked(default, fits, int, f"an integer of at least {least}")
 

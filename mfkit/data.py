@@ -10,7 +10,7 @@ Everything is checked once, here at the door, so that the training loop needs no
 import copy
 from collections.abc import Hashable, Iterator
 from dataclasses import InitVar, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -85,12 +85,15 @@ class Ratings:
             if column not in frame.columns:
                 raise KeyError(f"{argument}={column!r} is not a column; the table has {list(frame.columns)}")
         for column in (user, item):
-            if (missing := frame[column].isna()).any():
-                row = frame.index[missing][0]
+            missing = frame[column].isna().to_numpy(bool)
+            if missing.any():
+                row = frame.index[missing.argmax()]
                 raise ValueError(f"column {column!r} must hold an id in every row, got a missing one in row {row!r}")
         if not pd.api.types.is_numeric_dtype(frame[rating]) or pd.api.types.is_bool_dtype(frame[rating]):
             raise TypeError(f"column {rating!r} must hold numbers, got dtype {frame[rating].dtype}")
-        values = frame[rating].to_numpy(float, na_value=np.nan)
+        values: Any = frame[rating].to_numpy(float, na_value=np.nan)
+        users: Any
+        items: Any
         users, user_ids = pd.factorize(frame[user], sort=True)
         items, item_ids = pd.factorize(frame[item], sort=True)
         sizes = len(user_ids), len(item_ids)
@@ -219,7 +222,8 @@ def _merge_duplicates(
     if how == "error":
         cell = int(cells.index[repeated][0])
         wanted = "once each (or duplicates='mean' or 'last' to merge them)"
-        got = f"(user, item) = {divmod(cell, n_items)} {(cells.index == cell).sum()} times"
+        times = int(np.equal(cells.index, cell).sum())
+        got = f"(user, item) = {divmod(cell, n_items)} {times} times"
         raise ValueError(f"users and items must name pairs {wanted}, got {got}")
     merged = cells.groupby(level=0).agg(how)
     cells, values = (torch.from_numpy(column.to_numpy(copy=True)) for column in (merged.index, merged))

@@ -52,7 +52,7 @@ LOSSES = {"mse": mse, "huber": huber, "mae": mae}
 
 
 def power_sum(tensors: Iterable[Tensor], p: int) -> Tensor | float:
-    """The sum of |entry|^p over all tensors, for p = 1 or 2, a 0-d tensor (0.0 of none): the penalty before its strength.
+    """The sum of |entry|^p over all tensors, for p = 1 or 2: the penalty before its strength. 0-d; 0.0 of no tensors.
 
     Of the rows that a batch looked up, (B, k) each (`per_rating`): |u|^2 + |v|^2 + ... summed over the ratings, to be
     reduced as the loss is; a row read by c ratings counts c times (Zhou et al. 2008, "weighted-lambda").

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mfkit.data import Ratings
 from mfkit.initializers import factor_std
 
 
@@ -25,7 +26,22 @@ class MatrixFactorization(nn.Module):
     Raises ValueError for sizes that make no model.
     """
 
-    def __init__(self, n_users: int, n_items: int, n_factors: int, *, mean=0.0, biases=True, sparse=False):
+    mean: Tensor
+    user_factors: nn.Embedding | None
+    item_factors: nn.Embedding | None
+    user_bias: nn.Embedding | None
+    item_bias: nn.Embedding | None
+
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        n_factors: int,
+        *,
+        mean: float = 0.0,
+        biases: bool = True,
+        sparse: bool = False,
+    ):
         super().__init__()
         for name, size, least in (("n_users", n_users, 1), ("n_items", n_items, 1), ("n_factors", n_factors, 0)):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
@@ -49,9 +65,13 @@ class MatrixFactorization(nn.Module):
 
     def rows(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """The rows that these ratings read, by table: biases (B, 1), then factors (B, d); a per-rating penalty's."""
-        reads = (("user_bias", users), ("item_bias", items), ("user_factors", users), ("item_factors", items))
-        tables = {name: (getattr(self, name), ids_B) for name, ids_B in reads}
-        return {name: table(ids_B) for name, (table, ids_B) in tables.items() if table is not None}
+        reads = {
+            "user_bias": (self.user_bias, users),
+            "item_bias": (self.item_bias, items),
+            "user_factors": (self.user_factors, users),
+            "item_factors": (self.item_factors, items),
+        }
+        return {name: table(ids_B) for name, (table, ids_B) in reads.items() if table is not None}
 
     def forward(self, users: Tensor, items: Tensor, rows: dict[str, Tensor] | None = None) -> Tensor:
         """(B,), (B,) -> (B,). The product is row by row: U[users] @ V[items].T would compute (B, B) numbers.
@@ -76,7 +96,9 @@ class MatrixFactorization(nn.Module):
         return torch.cat([self(u, i) for u, i in zip(_split(users, chunk), _split(items, chunk), strict=True)])
 
     @torch.no_grad()
-    def top_k(self, users: Tensor, k: int, *, exclude=None, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    def top_k(
+        self, users: Tensor, k: int, *, exclude: Ratings | None = None, chunk: int = 1024
+    ) -> tuple[Tensor, Tensor]:
         """The k items with the highest predictions for each user: (predictions, items), both (K, k).
 
         Peak memory is chunk * n_items scores, whatever the number of users. exclude: Ratings whose pairs
@@ -89,12 +111,12 @@ class MatrixFactorization(nn.Module):
             exclude = exclude.to(users.device)
             self._rows("exclude.items", exclude.items, self.n_items)
         for part in _split(users, chunk):
-            rows, of_row = part.unique(return_inverse=True)  # sorted; a user asked for twice is scored once
+            rows, of_row = torch.unique(part, return_inverse=True)  # sorted; a user asked for twice is scored once
             scores_KI = self.mean.expand(len(rows), self.n_items).clone()
-            if self.user_bias is not None:
-                scores_KI += self.user_bias(rows) + self.item_bias.weight.T
-            if self.n_factors:
-                scores_KI += self.user_factors(rows) @ self.item_factors.weight.T
+            if self.user_bias is not None and self.item_bias is not None:
+                scores_KI += self.user_bias.weight[rows] + self.item_bias.weight.T
+            if self.user_factors is not None and self.item_factors is not None:
+                scores_KI += self.user_factors.weight[rows] @ self.item_factors.weight.T
             if exclude is not None:
                 seen = torch.isin(exclude.users, rows)
                 scores_KI[torch.searchsorted(rows, exclude.users[seen]), exclude.items[seen]] = -torch.inf
@@ -102,7 +124,7 @@ class MatrixFactorization(nn.Module):
         predictions, items = (torch.cat(column) for column in zip(*found, strict=True))
         return predictions, items
 
-    def _rows(self, name: str, given, size: int) -> Tensor:
+    def _rows(self, name: str, given: object, size: int) -> Tensor:
         """Row numbers (K,) from any vector of integers, as int64 on the model's device, each in [0, size)."""
         ids = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
         if ids.ndim != 1:

@@ -152,9 +152,13 @@ def rows_read(model: nn.Module) -> Iterator[list[Tensor]]:
     Raises TypeError, at the end of the block, for a model that reads none.
     """
     rows: list[Tensor] = []
+
+    def note(_table: nn.Module, _ids: object, output: Tensor) -> None:
+        rows.append(output)
+
     with ExitStack() as hooks:
         for table in embedding_tables(model).values():
-            hooks.enter_context(table.register_forward_hook(lambda _table, _ids, output: rows.append(output)))
+            hooks.enter_context(table.register_forward_hook(note))
         yield rows
     if not rows:
         got = f"{type(model).__name__}, which reads none; want penalty='per_table' or weight_decay"

@@ -58,6 +58,18 @@ class RowOptimizer(torch.optim.Optimizer):
         while self._hooks:
             self._hooks.pop().remove()
 
+    def _start(self, table: Tensor, state: dict, group: dict) -> None:
+        """State of a table that meets its first gradient."""
+        raise NotImplementedError
+
+    def _pass_by(self, table: Tensor, state: dict, group: dict, rows: Tensor, missed: Tensor) -> None:
+        """What `missed` steps without a gradient, (K,), do to these rows, (K,)."""
+        raise NotImplementedError
+
+    def _update(self, table: Tensor, state: dict, group: dict, rows: Tensor, grad: Tensor) -> None:
+        """One step of these rows, (K,), with these gradients, (K, ...)."""
+        raise NotImplementedError
+
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)  # which casts counts to the parameter's dtype
         params = [p for group in self.param_groups for p in group["params"]]
@@ -114,16 +126,16 @@ class RowAdam(RowOptimizer):
     def __init__(self, params, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def _start(self, table, state, group) -> None:
+    def _start(self, table: Tensor, state: dict, group: dict) -> None:
         state["count"] = torch.zeros(len(table), dtype=torch.int64, device=table.device)
         state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
 
-    def _pass_by(self, table, state, group, rows, missed) -> None:
+    def _pass_by(self, table: Tensor, state: dict, group: dict, rows: Tensor, missed: Tensor) -> None:
         if group["weight_decay"]:
             kept = (1 - group["lr"] * group["weight_decay"]) ** missed.double()
             table[rows] *= _column(kept, table)
 
-    def _update(self, table, state, group, rows, grad) -> None:
+    def _update(self, table: Tensor, state: dict, group: dict, rows: Tensor, grad: Tensor) -> None:
         beta1, beta2 = group["betas"]
         count = state["count"][rows] + 1
         mean = state["mean"][rows].lerp_(grad, 1 - beta1)
@@ -147,11 +159,11 @@ class RowSGD(RowOptimizer):
     def __init__(self, params, lr=1e-2, momentum=0.0, weight_decay=0.0):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def _start(self, table, state, group) -> None:
+    def _start(self, table: Tensor, state: dict, group: dict) -> None:
         if group["momentum"]:
             state["velocity"] = torch.zeros_like(table)
 
-    def _pass_by(self, table, state, group, rows, missed) -> None:
+    def _pass_by(self, table: Tensor, state: dict, group: dict, rows: Tensor, missed: Tensor) -> None:
         lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
         if not mu:
             table[rows] *= _column((1 - lr * decay) ** missed.double(), table)
@@ -165,7 +177,7 @@ class RowSGD(RowOptimizer):
         table[rows] = _column(power[:, 0, 0], table) * row + _column(power[:, 0, 1], table) * velocity
         state["velocity"][rows] = _column(power[:, 1, 0], table) * row + _column(power[:, 1, 1], table) * velocity
 
-    def _update(self, table, state, group, rows, grad) -> None:
+    def _update(self, table: Tensor, state: dict, group: dict, rows: Tensor, grad: Tensor) -> None:
         velocity = grad + group["weight_decay"] * table[rows]
         if group["momentum"]:
             velocity += group["momentum"] * state["velocity"][rows]

@@ -145,7 +145,7 @@ def test_ddp_trains_as_the_bare_model(ddp):
     bare, inside = ours(), ours()
     wrapped, seen = ddp(inside), []
 
-    def note(_state: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future:
+    def note(_state, bucket):
         seen.append(bucket.buffer().numel())
         future = torch.futures.Future()
         future.set_result(bucket.buffer())
