@@ -70,15 +70,15 @@ def collapse_l2(ratings: Ratings, penalty: str = "per_rating", residual: bool = 
     if penalty not in ("per_rating", "per_table"):
         raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
     if not residual:
-        return _top_singular_value(ratings, ratings.values.cpu().double().numpy(), penalty)
+        return top_singular_value(ratings, ratings.values.cpu().double().numpy(), penalty)
     l2, before = 0.0, -1.0
     for _ in range(100 if penalty == "per_rating" else 1):
         if abs(l2 - before) > 1e-9 * l2:
-            before, l2 = l2, _top_singular_value(ratings, _bias_residual(ratings, l2), penalty)
+            before, l2 = l2, top_singular_value(ratings, bias_residual(ratings, l2), penalty)
     return l2
 
 
-def _top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
+def top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
     """s1 of the observed `values` (N,), scaled as the penalty asks; the start vector is fixed, so it is repeatable."""
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
     by_count = penalty == "per_rating"
@@ -95,7 +95,7 @@ def _top_triplet(matrix: sp.csr_array) -> tuple[np.ndarray, float, np.ndarray]:
     return P[:, 0], float(s[0]), Q[0]
 
 
-def _bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
+def bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
     """What mean and biases leave over, (N,): biases that minimise the sum of e^2 + l2 (b_i^2 + c_j^2)."""
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy() + ratings.n_users
     columns = np.stack([users, items], axis=1).ravel()
@@ -134,7 +134,7 @@ def sharpness(
     for _ in range(4 if size < len(ratings) else 1):
         batch = rng.permutation(len(ratings))[:size]
         drawn = ratings.take(batch)
-        s1.append(size * _top_singular_value(drawn, values[batch], "per_table"))
+        s1.append(size * top_singular_value(drawn, values[batch], "per_table"))
     curvature = math.hypot(scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)), (1 + hits) * biases)
     return 2 * curvature / (size if reduction == "mean" else 1)
 
