@@ -3,6 +3,7 @@
 import copy
 import random
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 import mfkit
 import mfkit.__main__ as command
 from mfkit import predict
-from mfkit.doctor import WORDS
+from mfkit.doctor import WORDS, judge
+from mfkit.doctor.case import Case
+from mfkit.doctor.look import Product, Seen, Table
 from mfkit.optimizers import RowAdam, RowSGD
 
 ratings, _ = mfkit.synthetic(n_users=300, n_items=400, n_ratings=12_000, rank=4, noise=0.7, seed=0)
@@ -365,11 +368,11 @@ def test_notebooks_that_prove_it_exist():
         ({"l2": -1}, ValueError, "l2 must be"),
         ({"l2": "x"}, ValueError, "l2 must be"),
         ({"clip_norm": 0}, ValueError, "clip_norm must be"),
-        ({"memory": 0}, ValueError, "memory must be"),
+        ({"memory": 0}, ValueError, "memory must be a number of bytes above 0, or None, got 0"),
         ({"memory": "1 GB"}, ValueError, "memory must be"),
         ({"penalty": "mean"}, ValueError, "penalty must be"),
         ({"reduction": "none"}, ValueError, "reduction must be"),
-        ({"model": nn.Identity()}, ValueError, "model have parameters to train"),
+        ({"model": nn.Identity()}, ValueError, "model must have parameters to train, got Identity()"),
     ],
 )
 def test_bad_arguments_are_named(change, error, words):
@@ -397,8 +400,137 @@ def test_command_runs_on_a_file(tmp_path, monkeypatch, capsys):
         "    mfkit.initializers.normal_(given['model'], 1.0)\n"
         "    return given['model'], given['ratings'], 64\n"
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    _in_folder(tmp_path, monkeypatch)
     for target, status, words in (("mine", 0, "MatrixFactorization"), ("mine:broken", 1, "wide start")):
         assert command.main(["doctor", target]) == status
         assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("", "target must be module:function"),
+        (".mine:build", "target must be module:function"),
+        ("nowhere:build", "target must name a module"),
+        ("nowhere.at.all", "target must name a module"),
+        ("mine.py:build", "target must name a module"),
+        ("mine:absent", "mine has none called 'absent'"),
+        ("mine:number", "mine has none called 'number'"),
+    ],
+)
+def test_command_says_in_one_sentence_that_there_is_no_such_function(target, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("number = 3\ndef build(): raise AssertionError\n")
+    _in_folder(tmp_path, monkeypatch)
+    assert command.main(["doctor", target]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and words in err and err.count("\n") == 1 and repr(target) in err
+
+
+@pytest.mark.parametrize("line", ["import nowhere", "1 / 0", "import missing.nowhere", "raise LookupError('mine')"])
+def test_command_passes_on_what_the_readers_module_raises(line, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(f"{line}\n")
+    (tmp_path / "missing").mkdir()
+    _in_folder(tmp_path, monkeypatch)
+    with pytest.raises((ModuleNotFoundError, ZeroDivisionError, LookupError)):
+        command.main(["doctor", "mine:build"])
+
+
+def _in_folder(path, monkeypatch):
+    """As in a new process that was started there."""
+    monkeypatch.chdir(path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+# Judged by hand: four ratings of std sqrt(2.5) by four users of two items, in batches of two.
+FOUR = mfkit.Ratings([0, 1, 2, 3], [0, 0, 1, 1], [1.0, 2.0, 4.0, 5.0], 4, 2)
+PRODUCT = Product(n_factors=4, user_scale=2.0, item_scale=1.0, absolute_sum=3.0, base=3.0)
+SEEN = Seen(
+    prediction=torch.zeros(4),
+    tables=(),
+    has_biases=True,
+    product=PRODUCT,
+    curvature=1.0,
+    has_sparse_gradients=False,
+)
+
+
+def hand(make=None, *, on=FOUR, **given):
+    model = nn.Linear(1, 1)
+    optimizer = None if make is None else make(model.parameters())
+    return Case(model=model, ratings=on, batch_size=2, loss=mfkit.mse, optimizer=optimizer, **given)
+
+
+def table(values, gradient=None, name="U", kinds=("users",)):
+    return Table(name, values, frozenset(kinds), is_factors=True, gradient=gradient, is_sparse=False)
+
+
+@pytest.mark.parametrize(("top", "severity"), [(4.0, "high"), (2.0, "medium"), (1.0, None)])
+def test_a_wide_start_by_hand(top, severity):
+    tables = (table(torch.zeros(4, 16)),)
+    seen = replace(SEEN, prediction=torch.tensor([0.0, 0.0, top, top]), tables=tables)
+    findings = list(judge.wide_start(hand(), seen))
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])
+    for finding in findings:
+        assert finding.measured == pytest.approx(top / 3**0.5)  # the sum of squares is top^2, over 3
+        assert finding.threshold == pytest.approx(2.5**0.5 / 2)
+        assert "(law: 4)" in finding.meaning  # sqrt(4) 2 1
+        assert finding.remedy == "nn.init.normal_(model.U, std=0.16)"  # sqrt(.1) / 16^(1/4) = .158
+
+
+def test_an_lr_beyond_the_ratings_by_hand():
+    case = hand(lambda parameters: torch.optim.Adam(parameters, lr=0.5))
+    [finding] = judge.lr_beyond_the_ratings(case, SEEN)
+    assert finding.measured == pytest.approx(0.5 * (3 + 4 * 0.5 + 2))
+    assert finding.threshold == pytest.approx(2.5**0.5)
+    assert finding.severity == "medium"
+    assert finding.remedy.endswith("= 0.075")  # .5 * 1.581 / 3.5 / 3
+    assert not list(judge.lr_beyond_the_ratings(case, replace(SEEN, product=None)))  # .5 alone
+    assert not list(judge.lr_beyond_the_ratings(hand(lambda p: torch.optim.SGD(p, lr=9.0)), SEEN))
+
+
+def test_a_slow_start_by_hand():
+    [finding] = judge.slow_start(hand(lambda parameters: torch.optim.Adam(parameters, lr=0.01)), SEEN)
+    assert finding.measured == pytest.approx(2.0 / 0.01 / 2)  # the wider std over lr, two steps an epoch
+    assert finding.remedy.endswith("= 0.2")  # five epochs' worth of steps: .01 * 100 / 5
+
+
+DIAGONAL = mfkit.Ratings([0, 1], [0, 1], [3.0, 4.0], 2, 2)  # R = diag(3, 4): s1 = 4, over N = 2 the border is 2
+
+
+@pytest.mark.parametrize(
+    ("given", "curvature", "l2"),
+    [
+        ({"l2": 2.1, "penalty": "per_table"}, 1.0, 2.1),
+        ({"l2": 1.9, "penalty": "per_table"}, 1.0, None),
+        ({"l2": 1.9, "penalty": "per_table"}, 0.5, 3.8),  # the loss is e^2 / 2
+        ({"l2": 4.2, "penalty": "per_table", "reduction": "sum"}, 1.0, 2.1),  # beside a sum over B = 2
+        ({"l2": 3.9, "penalty": "per_rating"}, 1.0, None),  # one rating a row and column: the border is s1
+        ({"l2": 4.1, "penalty": "per_rating"}, 1.0, 4.1),
+        ({"make": lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=4.2)}, 1.0, 2.1),  # wd |w|^2 / 2
+        ({"make": lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=3.8)}, 1.0, None),
+        ({"make": lambda p: torch.optim.AdamW(p, lr=1.0, weight_decay=4.2)}, 1.0, None),  # no part of the loss
+    ],
+)
+def test_a_collapse_by_hand(given, curvature, l2):
+    seen = replace(SEEN, product=replace(PRODUCT, base=0.0), has_biases=False, curvature=curvature)
+    findings = list(judge.collapse(hand(on=DIAGONAL, **given), seen))
+    assert [finding.measured for finding in findings] == ([] if l2 is None else [pytest.approx(l2)])
+    for finding in findings:
+        assert finding.threshold == pytest.approx(4.0 if given.get("penalty") == "per_rating" else 2.0)
+        assert "mse + 0.12 *" in finding.remedy  # less the mean diag(-.5, .5): a quarter of .5
+
+
+def test_lost_updates_by_hand():
+    ones = table(torch.ones(4, 2, dtype=torch.bfloat16), gradient=torch.ones(4, 2))
+    seen = replace(SEEN, tables=(ones,))
+    [finding] = judge.lost_updates(hand(lambda parameters: torch.optim.Adam(parameters, lr=0.003)), seen)
+    assert (finding.measured, finding.threshold) == (2**-8, 0.003)  # 1 is followed by 1 + 2^-7: half of that is .0039
+    assert not list(judge.lost_updates(hand(lambda parameters: torch.optim.Adam(parameters, lr=0.005)), seen))
+
+
+def test_cold_rows_by_hand():
+    both = table(torch.zeros(24, 2), kinds=("users", "items"))  # one table, of which 4 + 2 rows are rated
+    [finding] = judge.cold_rows(hand(), replace(SEEN, tables=(both,)))
+    assert (finding.measured, finding.severity) == (0.75, "medium")
+    assert not list(judge.cold_rows(hand(), replace(SEEN, tables=(table(torch.zeros(2, 4)),))))  # four columns, (k, n)
