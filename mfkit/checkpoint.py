@@ -1,15 +1,9 @@
 """Checkpoints of the trainer: written whole or not at all, verified before they are read, refused if anything differs.
 
-    first line: what the file is · 32 bytes: sha256 of the rest · the rest: the state, as torch.save writes it
-
 The state names every tensor of model and optimizer by its parameter, so nothing is matched by position.
 """
 
 import hashlib
-import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,31 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mfkit import files
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.objective import model_inside
 
 FIRST_LINE = b"mfkit checkpoint 2\n"
-DIGEST_BYTES = hashlib.sha256().digest_size
-OLD_FIRST_BYTES = b"PK"  # version 0.1.0 wrote torch.save's zip archive as it is
 KEYS = {"model", "optimizer", "trained", "records", "best", "config", "ratings", "validation"}
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; moved to `path` when the block ends, removed where it raises.
-
-    So whoever reads `path` finds the old file or the new one, whole, even after a kill or a power cut.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def digest(ratings: Ratings | None) -> str | None:
@@ -57,26 +33,10 @@ def digest(ratings: Ratings | None) -> str | None:
 
 def read(path: str | Path) -> dict[str, Any]:
     """The state in a checkpoint, its checksum verified and its parts checked; ValueError for anything else."""
+    state = files.read(path, FIRST_LINE, "checkpoint", "train")
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"checkpoint={str(path)!r} must be a file that can be read, got: {error}") from error
-    if content.startswith(OLD_FIRST_BYTES):
-        raise ValueError(
-            f"checkpoint={str(path)!r} was written by mfkit 0.1, whose checkpoints cannot be verified; "
-            "want one of this version: move it away and start again"
-        )
-    start = len(FIRST_LINE) + DIGEST_BYTES
-    checksum = hashlib.sha256(content[start:]).digest()
-    if not content.startswith(FIRST_LINE) or content[len(FIRST_LINE) : start] != checksum:
-        raise ValueError(
-            f"checkpoint={str(path)!r} must be a file that train wrote, whole and unaltered, got one whose checksum "
-            "differs"
-        )
-    try:
-        state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
         check_parts(state)
-    except Exception as error:  # torch.load raises whatever its parsers raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"checkpoint={str(path)!r} must hold what train writes, got: {error}") from error
     return state
 
@@ -136,11 +96,7 @@ class Checkpoint:
             "ratings": self.ratings,
             "validation": self.validation,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-        with replacing(self.path) as partial:
-            partial.write_bytes(FIRST_LINE + hashlib.sha256(content).digest() + content)
+        files.write(self.path, FIRST_LINE, state)
 
     def restore(self) -> tuple[list[dict], dict[str, Tensor] | None]:
         """Put the saved run back into model and optimizer; its records and best state.

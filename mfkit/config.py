@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 from mfkit.losses import LOSSES
 from mfkit.optimizers import OPTIMIZERS
@@ -62,16 +62,22 @@ def _checked(default: Any, fits: Callable[[Any], bool], python: Callable[[Any], 
 class TrainConfig:
     """What `train` does; a variant is dataclasses.replace(config, field=...).
 
+    TrainConfig() is the recipe: what is None is computed from the ratings (recipe.py), in units of their spread. Vary
+    l2 first, then the model's n_factors; a smaller lr with more epochs gains a last half per cent.
+    TrainConfig.textbook() holds the settings of textbook code, which are in rating units and overfit.
+    A config in which l2 is given is taken at its word: lr, l2, delta and clip_norm in units of the model's `scale`,
+    which is 1 (rating units) where nobody set it.
+
     penalty="per_rating" penalises the rows that each rating reads, inside the mean; "per_table" adds
     l2 (||U||^2 + ||V||^2) to the reduced loss, as textbook code does. Raises ValueError that names the field.
     """
 
     loss: str = one_of(LOSSES, "mse")  # or "huber", "mae"
     optimizer: str = one_of(OPTIMIZERS, "adam")  # or "adamw", "sgd"
-    lr: float = number(1e-2, above=0)  # Adam's first step moves every entry this far; SGD: predict.max_stable_lr
-    batch_size: int = integer(1024, least=1)  # B; with the epochs below, seconds for 1e5 ratings
-    epochs: int = integer(15, least=1)  # passes over the ratings
-    l2: float = number(0.0)  # strength of the squares' penalty
+    lr: float = number(5e-3, above=0)  # Adam's first step moves every entry this far; SGD: predict.max_stable_lr
+    batch_size: int | None = integer(None, least=1)  # B; None: a 128th of the ratings, from 32 to 512
+    epochs: int = integer(30, least=1)  # passes over the ratings
+    l2: float | None = number(None)  # strength of the squares' penalty; None: half the noise's edge
     l1: float = number(0.0)  # strength of the absolute values' penalty
     penalty: str = one_of(PENALTIES, "per_rating")  # or "per_table": above
     reduction: str = one_of(REDUCTIONS, "mean")  # or "sum" over the batch, which makes gradients B times larger
@@ -81,6 +87,11 @@ class TrainConfig:
     weight_decay: float = number(0.0)  # the optimizer's own
     patience: int | None = integer(None, least=1)  # epochs without a better validation RMSE before going back
     seed: int = integer(0, least=0)  # order of the batches, and dropout if any; weights have their own seed
+
+    @classmethod
+    def textbook(cls, **fields: Any) -> Self:
+        """A config as textbook code has it, in rating units: no penalty, lr 0.01, 15 epochs of batches of 1024."""
+        return cls(**{"lr": 1e-2, "batch_size": 1024, "epochs": 15, "l2": 0.0} | fields)
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -116,6 +116,11 @@ class Ratings:
         """The mean rating, accumulated in float64."""
         return self.values.double().mean().item()
 
+    @property
+    def std(self) -> float:
+        """The ratings' standard deviation (of all, not of a sample), accumulated in float64; 0 where all are equal."""
+        return self.values.double().std(correction=0).item()
+
     def to(self, device: torch.device | str) -> Self:
         """The same ratings on another device; itself where it is there already."""
         if self.values.device == torch.device(device):

@@ -1,6 +1,6 @@
-"""The model: a mean, two biases and a row-wise dot product, each part optional.
+"""The model: a mean, two biases and a row-wise dot product, each part optional; and the unit they are counted in.
 
-prediction = mean + b_i + c_j + u_i . v_j          (Koren, Bell & Volinsky 2009, eq. 4)
+prediction = mean + scale (b_i + c_j + u_i . v_j)          (Koren, Bell & Volinsky 2009, eq. 4, where scale = 1)
 
 users i, items j: (B,) int64      prediction: (B,)      u_i, v_j: (B, n_factors)
 """
@@ -18,15 +18,20 @@ class MatrixFactorization(nn.Module):
 
     n_users, n_items: table rows. n_factors: d, columns of U and V; 0 is the bias-only model.
     mean: the training ratings' mean, a constant that is neither trained nor penalised; 0 leaves it out.
+    scale: the unit of biases and factors, in rating units, as constant as the mean. 1 is the textbook's: a learning
+        rate, an l2 or a start then fit one scale of ratings and no other. The ratings' std makes them fit all.
+    None, for either: 0 and 1, until a fit that is given no settings takes them from its ratings (`use_units`).
     biases: one number a user (b) and an item (c), starting at zero.
     sparse: gradients as sparse tensors, for optimizers that can use them.
 
-    Factors start from N(0, s^2) with s = sqrt(0.1) / d^(1/4), so that predictions start with a std of 0.1 around
+    Factors start from N(0, s^2) with s = sqrt(0.1) / d^(1/4), so that predictions start with a std of 0.1 scale around
     the mean (`initializers.scaled_`), not from nn.Embedding's N(0, 1), whose predictions have a std of sqrt(d).
     Raises ValueError for sizes that make no model.
     """
 
     mean: Tensor
+    scale: Tensor
+    given: Tensor  # (2,) bool: whether mean and scale were, or have been taken from ratings
     user_factors: nn.Embedding | None
     item_factors: nn.Embedding | None
     user_bias: nn.Embedding | None
@@ -38,20 +43,25 @@ class MatrixFactorization(nn.Module):
         n_items: int,
         n_factors: int,
         *,
-        mean: float = 0.0,
+        mean: float | None = None,
+        scale: float | None = None,
         biases: bool = True,
         sparse: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         for name, size, least in (("n_users", n_users, 1), ("n_items", n_items, 1), ("n_factors", n_factors, 0)):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {size!r}")
         if n_factors == 0 and not biases:
             raise ValueError("n_factors=0 with biases=False leaves nothing to train; want n_factors >= 1 or biases")
-        if not np.isfinite(float(mean)):
+        if mean is not None and not np.isfinite(float(mean)):
             raise ValueError(f"mean must be finite, got {mean}")
+        if scale is not None and not (float(scale) > 0 and np.isfinite(float(scale))):
+            raise ValueError(f"scale must be finite and above 0, got {scale}")
         self.n_users, self.n_items, self.n_factors = int(n_users), int(n_items), int(n_factors)
-        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("mean", torch.tensor(0.0 if mean is None else float(mean)))
+        self.register_buffer("scale", torch.tensor(1.0 if scale is None else float(scale)))
+        self.register_buffer("given", torch.tensor([mean is not None, scale is not None]))
         self.user_factors = self.item_factors = self.user_bias = self.item_bias = None
         if n_factors:
             self.user_factors = nn.Embedding(n_users, n_factors, sparse=sparse)
@@ -80,12 +90,22 @@ class MatrixFactorization(nn.Module):
         """
         if rows is None:
             rows = self.rows(users, items)
-        prediction = self.mean.expand(users.shape)
+        prediction = (self.mean / self.scale).expand(users.shape)
         if "user_bias" in rows:
             prediction = prediction + rows["user_bias"].squeeze(-1) + rows["item_bias"].squeeze(-1)
         if "user_factors" in rows:
             prediction = prediction + (rows["user_factors"] * rows["item_factors"]).sum(-1)
-        return prediction
+        return prediction * self.scale
+
+    @torch.no_grad()
+    def use_units(self, ratings: Ratings) -> None:
+        """Take from these ratings what was not given: their mean, and their std as scale (1 where all are equal)."""
+        mean_given, scale_given = self.given.tolist()
+        if not mean_given:
+            self.mean.fill_(ratings.mean)
+        if not scale_given:
+            self.scale.fill_(ratings.std or 1.0)
+        self.given.fill_(True)
 
     @torch.no_grad()
     def predict(self, users: Tensor, items: Tensor, *, chunk: int = 65_536) -> Tensor:
@@ -112,7 +132,7 @@ class MatrixFactorization(nn.Module):
             self._rows("exclude.items", exclude.items, self.n_items)
         for part in _split(users, chunk):
             rows, of_row = torch.unique(part, return_inverse=True)  # sorted; a user asked for twice is scored once
-            scores_KI = self.mean.expand(len(rows), self.n_items).clone()
+            scores_KI = (self.mean / self.scale).expand(len(rows), self.n_items).clone()
             if self.user_bias is not None and self.item_bias is not None:
                 scores_KI += self.user_bias.weight[rows] + self.item_bias.weight.T
             if self.user_factors is not None and self.item_factors is not None:
@@ -120,7 +140,8 @@ class MatrixFactorization(nn.Module):
             if exclude is not None:
                 seen = torch.isin(exclude.users, rows)
                 scores_KI[torch.searchsorted(rows, exclude.users[seen]), exclude.items[seen]] = -torch.inf
-            found.append([best[of_row] for best in scores_KI.topk(k)])
+            best, items = scores_KI.topk(k)
+            found.append((best[of_row] * self.scale, items[of_row]))
         predictions, items = (torch.cat(column) for column in zip(*found, strict=True))
         return predictions, items
 

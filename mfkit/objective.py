@@ -2,7 +2,7 @@
 
 objective = reduce over the batch of [ loss(e) + l2 (|u|^2 + |v|^2 + b^2 + c^2) + l1 (...) ]   "per_rating"
           = reduce over the batch of [ loss(e) ] + l2 (||U||^2 + ||V||^2) + l1 (...)           "per_table"
-e = prediction - rating
+e = (prediction - rating) / scale        scale: the model's unit; 1 for the textbook's, and for a foreign model
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,9 @@ def objective(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: Tr
     else:
         prediction = model(users, items)
     options = {"delta": config.delta} if config.loss == "huber" else {}
+    inside = model_inside(model)
+    if isinstance(inside, MatrixFactorization):
+        prediction, values = prediction / inside.scale, values / inside.scale
     loss = LOSSES[config.loss](prediction, values, **options).sum()
     if rows:
         loss = loss + penalty(rows, config)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,23 +18,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mfkit.checkpoint import Checkpoint
+from mfkit.checkpoint import Checkpoint, read
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit, in_mode, rmse
+from mfkit.model import MatrixFactorization
 from mfkit.objective import has_sparse_gradients, is_compiled, model_inside, objective
 from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
+from mfkit.recipe import choose_l2, complete
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
+PILOT_EPOCHS = 10  # at twice the rate, to find l2: after them it changes by less than 1 %
 FLUSH_EVERY = 256  # steps between two looks at the records of such a device
 
 
 def train(
     model: nn.Module,
     ratings: Ratings,
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     *,
     validation: Ratings | None = None,
     on_step: Callable[[dict], object] | None = None,
@@ -43,7 +46,8 @@ def train(
 ) -> "History":
     """Train `model` in place, on the device where its parameters are.
 
-    config: a TrainConfig. validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
+    config: a TrainConfig; None is TrainConfig(), the recipe. What it leaves to the ratings is in History.config.
+    validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
     on_step: a function that is called with each step's record after its update.
     checkpoint: a path, written whole after each epoch; resume=True goes on from it (or starts, where there is none)
         and ends with the same parameters, bit for bit, as a run that was never interrupted.
@@ -51,13 +55,15 @@ def train(
     Same model, config and machine: the same records, bit for bit, but for `seconds`. The last parameters stay, or with
     `patience` the best. Raises DivergenceError; ValueError, TypeError or IndexError for arguments that do not fit.
     """
+    config = TrainConfig() if config is None else config
     check_run(model, ratings, validation, config)
+    config = settle(model, ratings, config, saved_l2(checkpoint, resume))
     optimizer = make_optimizer(model, config)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     ratings = ratings.to(parameters[0].device)
     saved = open_checkpoint(checkpoint, resume, model, optimizer, config, ratings, validation)
     records, best = saved.restore() if saved and saved.path.exists() else ([], None)
-    history = History(records)
+    history = History(records, config)
     recorder = Recorder(history, optimizer, config, on_step)
     for epoch in range(history.epochs + 1, config.epochs + 1):
         if config.patience and history.epochs_since_best >= config.patience:
@@ -94,6 +100,7 @@ class History:
     """
 
     records: list[dict] = field(default_factory=list)
+    config: TrainConfig | None = None  # with what it left to the ratings filled in
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -198,6 +205,25 @@ class Recorder:
         self.start += time.perf_counter() - stopped
 
 
+def settle(model: nn.Module, ratings: Ratings, config: TrainConfig, l2: float | None = None) -> TrainConfig:
+    """The config with everything that it leaves to the ratings; `l2` is its l2, where it is known already.
+
+    Where l2 is left to them, a MatrixFactorization takes their mean and std for what it was not given.
+    """
+    config = complete(config, ratings)
+    if config.l2 is not None:
+        return config
+    inside = model_inside(model)
+    if isinstance(inside, MatrixFactorization):
+        inside.use_units(ratings)
+
+    def one_epoch(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
+        quick = replace(config, l2=l2, epochs=1, lr=2 * config.lr, patience=None, seed=config.seed + number)
+        train(pilot, part, quick)
+
+    return replace(config, l2=choose_l2(inside, ratings, one_epoch, PILOT_EPOCHS) if l2 is None else l2)
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """torch's own, fused where it can be (one kernel a parameter saves a third of a small step), or a row-wise one."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -240,6 +266,13 @@ def open_checkpoint(
     if Path(path).exists() and not resume:
         raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")
     return Checkpoint(path, model, optimizer, config, ratings, validation)
+
+
+def saved_l2(path: str | Path | None, resume: bool) -> float | None:
+    """The l2 of the run that is to be resumed, so that its pilot need not run again; None where there is none."""
+    if path is None or not resume or not Path(path).exists():
+        return None
+    return read(path)["config"].get("l2")
 
 
 def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, config: TrainConfig) -> None:

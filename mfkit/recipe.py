@@ -1,0 +1,84 @@
+"""The settings that nobody has to choose: what `None` in a TrainConfig stands for, computed from the ratings.
+
+    l2 = sigma/2 (1/sqrt(c_u) + 1/sqrt(c_i)),      sigma^2 = (RMSE on what is fitted) (RMSE on a set-aside twentieth)
+
+    c_u, c_i: mean ratings of a user, of an item (that has any)      sigma: the spread of the noise
+
+The per-rating penalty soft-thresholds the singular values of the residuals at l2, each cell divided by the roots of its
+row's and its column's count. Of pure noise the largest of them is near sigma (1/sqrt(c_u) + 1/sqrt(c_i)), the noise's
+edge (exact where counts are even). Half the edge is where test errors were lowest, to within 1.5 % (notebook 06 says
+on which ratings). A model's error on what it was fitted to lies below the noise, on other ratings above, by factors
+that cancel in least squares with random regressors; hence their geometric mean for sigma.
+
+All in units of the model's scale. With that l2 training does not overfit, so neither rate nor epochs are delicate.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from mfkit.config import TrainConfig
+from mfkit.data import Ratings
+from mfkit.evaluate import rmse
+from mfkit.model import MatrixFactorization
+
+EDGE_SHARE = 0.5  # l2 over the noise's edge
+ASIDE = 0.05  # share of the ratings that the pilot is not fitted to
+FIRST_NOISE = 0.8  # of the ratings' std: where the pilot begins
+FEWEST = 100  # ratings from which on a twentieth of them tells anything
+BATCHES_AN_EPOCH = 128
+SMALLEST_BATCH, LARGEST_BATCH = 32, 512
+
+Round = Callable[[nn.Module, Ratings, float, int], object]  # (model, ratings, l2, number): one round of fitting
+
+
+def l2_for_noise(ratings: Ratings, noise_std: float) -> float:
+    """The per-rating l2 of the formula above, in the unit of noise_std, the spread of the noise.
+
+    For least squares with biases and any number of factors; where the noise is far from even over the ratings, or a few
+    rows have most of them, it is a rule of thumb. Raises ValueError for a noise_std below 0 or not finite.
+    """
+    if not (noise_std >= 0 and math.isfinite(noise_std)):
+        raise ValueError(f"noise_std must be finite and at least 0, got {noise_std}")
+    edge = 0.0
+    for ids in (ratings.users, ratings.items):
+        per_row = len(ratings) / len(ids.unique())
+        edge += 1 / math.sqrt(per_row)
+    return EDGE_SHARE * noise_std * edge
+
+
+def choose_l2(model: nn.Module, ratings: Ratings, fit: Round, rounds: int) -> float:
+    """The l2 of the formula, with the noise that a pilot finds: rounds of fitting a copy, each with the last one's l2.
+
+    model: as it is before it is fitted; it stays so. Takes the memory of a copy. Of fewer than 100 ratings nothing can
+    be set aside: there the noise is taken for four fifths of the ratings' std.
+    """
+    unit = model.scale.item() if isinstance(model, MatrixFactorization) else 1.0
+    noise = FIRST_NOISE * ratings.std / unit
+    if len(ratings) >= FEWEST:
+        fitted, aside = ratings.split((1 - ASIDE, ASIDE), seed=0)
+        pilot = copy.deepcopy(model)
+        for number in range(rounds):
+            fit(pilot, fitted, l2_for_noise(ratings, noise), number)
+            noise = math.sqrt(rmse(pilot, fitted) * rmse(pilot, aside)) / unit
+    return l2_for_noise(ratings, noise)
+
+
+def complete(config: TrainConfig, ratings: Ratings) -> TrainConfig:
+    """The config with what needs no pilot: batch_size, delta, and an l2 of 0 where another penalty was chosen.
+
+    Raises ValueError where l2 is left to a formula that does not hold: for loss="mae".
+    """
+    l2 = config.l2
+    if l2 is None and (config.l1 or config.weight_decay or config.penalty == "per_table"):
+        l2 = 0.0
+    if l2 is None and config.loss == "mae":
+        raise ValueError("l2 has no formula for loss='mae'; want a number, 0 for none")
+    batch_size = config.batch_size
+    if batch_size is None:
+        power = round(math.log2(len(ratings) / BATCHES_AN_EPOCH))
+        batch_size = min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH) if power > 0 else SMALLEST_BATCH
+    return replace(config, l2=l2, batch_size=batch_size)
