@@ -59,7 +59,7 @@ def ours(train: mfkit.Ratings, test: mfkit.Ratings, seed: int, start=None, batch
             # Surprise leaves the dot product out where it has not seen the user or the item
             table[torch.bincount(ids, minlength=len(table)) == 0] = 0
     shared = dict(optimizer="sgd", reduction="sum", epochs=EPOCHS, seed=seed)
-    mfkit.train(model, train, mfkit.TrainConfig(lr=LR / 2, l2=REG, batch_size=batch, **shared))
+    mfkit.train(model, train, mfkit.TrainConfig.textbook(lr=LR / 2, l2=REG, batch_size=batch, **shared))
     return score(lambda users, items: model.predict(torch.from_numpy(users), torch.from_numpy(items)).numpy(), test)
 
 

@@ -298,7 +298,7 @@ def mfkit_train(data, settings, clock):
     model, ratings = _mfkit_model(data, settings, clock)
     steps = math.ceil(len(ratings) / settings["batch_size"])
     names = ("optimizer", "lr", "l2", "batch_size", "seed")
-    config = mfkit.TrainConfig(epochs=settings["iterations"], **{name: settings[name] for name in names})
+    config = mfkit.TrainConfig.textbook(epochs=settings["iterations"], **{name: settings[name] for name in names})
 
     def on_step(record):
         if record["step"] % steps == 0:

@@ -56,7 +56,7 @@ def epoch(ratings: mfkit.Ratings, d: int, *, sparse: bool, optimizer: str, batch
             raise Enough
 
     with suppress(Enough):
-        mfkit.train(model, ratings, mfkit.TrainConfig(**config), on_step=on_step)
+        mfkit.train(model, ratings, mfkit.TrainConfig.textbook(**config), on_step=on_step)
     return median(b - a for a, b in pairwise(begun.values()))
 
 

@@ -22,7 +22,7 @@ SIZE = {"n_users": 250, "n_items": 350, "n_ratings": 25_000, "rank": 4, "noise":
 # Training, validation and test part. The test part is large, so that its own noise is small beside that of the
 # validation part, from which a search chooses.
 FRACTIONS = (0.4, 0.05, 0.55)
-CONFIG = mfkit.TrainConfig(batch_size=512, epochs=8)
+CONFIG = mfkit.TrainConfig.textbook(batch_size=512, epochs=8)
 LRS = {"sgd": np.r_[np.geomspace(1, 64, 13), 64 * 2 ** np.arange(0.5, 2.5, 0.5)], "adam": np.geomspace(0.003, 0.3, 7)}
 L2S = np.geomspace(0.05, 1, 7)  # in units of the collapse point, where zero factors are optimal
 FACTORS = np.array([2, 4, 8, 16, 32])
@@ -43,7 +43,7 @@ def run(parts, optimizer: str, lr: float, l2: float, d: int, seed: int) -> tuple
     train, validation, test, collapse = parts
     model = mfkit.MatrixFactorization(train.n_users, train.n_items, int(d), mean=train.mean)
     mfkit.initializers.scaled_(model, seed=seed)
-    config = mfkit.TrainConfig(
+    config = mfkit.TrainConfig.textbook(
         **{**vars(CONFIG), "optimizer": optimizer, "lr": float(lr), "l2": float(l2 * collapse), "seed": seed}
     )
     try:

@@ -49,7 +49,7 @@ def test_one_sweep_solves_the_normal_equations(dtype, tolerance, biases):
 @pytest.mark.parametrize("biases", [True, False])
 def test_the_objective_is_the_trainers_and_never_rises(loss, start, biases):
     ratings, model = problem(biases=biases)
-    config = mfkit.TrainConfig(l2=0.05, loss=loss, delta=0.4)
+    config = mfkit.TrainConfig.textbook(l2=0.05, loss=loss, delta=0.4)
     seen = []
 
     def look(sweep, value):
@@ -71,7 +71,7 @@ def test_agrees_with_lbfgs_on_the_optimum(biases):
     if not biases:  # the reference has no mean then
         model.mean.zero_()
         fit_als(model, ratings, l2=0.1, sweeps=800, dtype=torch.float64)
-    config = mfkit.TrainConfig(l2=0.1)
+    config = mfkit.TrainConfig.textbook(l2=0.1)
     values = [objective(m, batch(ratings), config).item() for m in (model, reference)]
     assert values[0] == pytest.approx(values[1], rel=1e-9)
     predictions = [m(ratings.users, ratings.items) for m in (model, reference)]
@@ -80,7 +80,7 @@ def test_agrees_with_lbfgs_on_the_optimum(biases):
 
 def test_huber_ends_where_the_trainer_ends():
     ratings, model = problem()
-    config = mfkit.TrainConfig(l2=0.1, loss="huber", delta=0.4, batch_size=len(ratings), epochs=1500, lr=3e-3)
+    config = mfkit.TrainConfig.textbook(l2=0.1, loss="huber", delta=0.4, batch_size=len(ratings), epochs=1500, lr=3e-3)
     fit_als(model, ratings, l2=0.1, sweeps=1500, loss="huber", delta=0.4, dtype=torch.float64)
     at_optimum = objective(model, batch(ratings), config)
     gradients = torch.autograd.grad(at_optimum, list(model.parameters()))

@@ -255,7 +255,7 @@ def test_a_checkpoint_of_the_first_version_is_refused_with_a_sentence(tmp_path):
     ratings, _ = problem()
     path = tmp_path / "run.pt"
     torch.save({"model": model_for(ratings).state_dict(), "optimizer": {}, "records": []}, path)
-    with pytest.raises(ValueError, match=r"was written by mfkit 0.1, whose checkpoints cannot be verified; want one"):
+    with pytest.raises(ValueError, match=r"was written by torch.save or by mfkit 0.1, and such files cannot be verified; want one"):
         train(model_for(ratings), ratings, QUICK, checkpoint=path, resume=True)
 
 
@@ -295,7 +295,7 @@ def test_a_wrapped_run_is_resumed_bare_and_the_other_way_round(tmp_path):
 
 def test_numpy_numbers_do_not_spoil_a_checkpoint(tmp_path):
     given = Ratings(np.arange(9) % 3, np.arange(9) // 3, np.arange(9.0), np.int64(3), np.int64(3))
-    config = TrainConfig(lr=np.float64(0.1), l2=np.float32(0.5), batch_size=np.int64(4), epochs=1)
+    config = TrainConfig.textbook(lr=np.float64(0.1), l2=np.float32(0.5), batch_size=np.int64(4), epochs=1)
     for _ in range(2):
         train(model_for(given), given, config, checkpoint=str(tmp_path / "run.pt"), resume=True)
 

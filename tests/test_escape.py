@@ -25,7 +25,7 @@ def run(ratings, d, stds, lr, seed, batch_size=10_000, **options) -> float:
     with torch.no_grad():
         for table, std in zip((model.user_factors, model.item_factors), stds, strict=True):
             table.weight.copy_(torch.from_numpy(rng.standard_normal(table.weight.shape) * std))
-    config = TrainConfig(optimizer="sgd", lr=lr, batch_size=batch_size)
+    config = TrainConfig.textbook(optimizer="sgd", lr=lr, batch_size=batch_size)
     return measure.escape_time(model, ratings, config, mean=0.0, **options)
 
 
@@ -47,7 +47,7 @@ def test_one_dimension_by_simulation():
     torch.nn.init.constant_(model.item_factors.weight, u)
     while u * u < r / 2:
         u, steps = u + 2 * lr * u * (r - u * u), steps + 1
-    measured = measure.escape_time(model, one, TrainConfig(optimizer="sgd", lr=lr), mean=0.0)
+    measured = measure.escape_time(model, one, TrainConfig.textbook(optimizer="sgd", lr=lr), mean=0.0)
     assert steps - 1 < measured <= steps
     assert measured == pytest.approx(math.log(r / 1e-8) / (2 * math.log1p(2 * lr * r)), rel=1e-2)
 
@@ -79,7 +79,7 @@ def test_observed_in_part(batch_size):
     assert (weights * (ratings.values.double() - ratings.mean)).sum().item() == pytest.approx(s1)
     lr = 0.05 * len(ratings) / s1
     model = MatrixFactorization(120, 150, 10, mean=ratings.mean, biases=False)
-    config = TrainConfig(optimizer="sgd", lr=lr, batch_size=batch_size)
+    config = TrainConfig.textbook(optimizer="sgd", lr=lr, batch_size=batch_size)
     measured = measure.escape_time(initializers.normal_(model, 1e-4, seed=0), ratings, config)
     assert measured == pytest.approx(predict.escape_time(ratings, 10, 1e-4, 1e-4, lr), rel=0.1)
 
@@ -88,7 +88,7 @@ def test_two_zero_tables_never_leave():
     ratings = complete()
     model = MatrixFactorization(14, 9, 3, biases=False)
     initializers.normal_(model, 0.0)
-    assert measure.escape_time(model, ratings, TrainConfig(lr=0.1), mean=0.0, steps=50) == math.inf
+    assert measure.escape_time(model, ratings, TrainConfig.textbook(lr=0.1), mean=0.0, steps=50) == math.inf
     assert not any(p.any() for p in model.parameters())
     nothing = Ratings([0, 1], [0, 1], [0.0, 0.0], 2, 2)
-    assert measure.escape_time(MatrixFactorization(2, 2, 1), nothing, TrainConfig(), steps=3) == math.inf
+    assert measure.escape_time(MatrixFactorization(2, 2, 1), nothing, TrainConfig.textbook(), steps=3) == math.inf

@@ -50,6 +50,6 @@ def test_proximal_steps_reach_the_closed_form():
         for table in tables:
             table.fill_(1.0)
     for _ in range(300):
-        train(model, ratings, TrainConfig(optimizer="sgd", lr=lr, epochs=1))
+        train(model, ratings, TrainConfig.textbook(optimizer="sgd", lr=lr, epochs=1))
         prox_l1_(tables, [lr * l1] * 2)
     assert tables[0].item() == pytest.approx(x, rel=1e-6)

@@ -71,7 +71,7 @@ def test_zero_above_not_below(ratings, penalty, residual):
 @pytest.mark.parametrize("penalty", ["per_rating", "per_table"])
 @pytest.mark.parametrize("biases", [False, True])
 def test_minimum_is_stationary_for_the_trainers_objective(ratings, penalty, biases):
-    config = mfkit.TrainConfig(l2=0.3 * predict.collapse_l2(ratings, penalty, biases), penalty=penalty)
+    config = mfkit.TrainConfig.textbook(l2=0.3 * predict.collapse_l2(ratings, penalty, biases), penalty=penalty)
     model = measure.minimum(ratings, config.l2, penalty, n_factors=4, biases=biases)
     batch = (ratings.users, ratings.items, ratings.values.double())
     objective(model, batch, config).backward()

@@ -103,7 +103,7 @@ def test_a_subclass_with_a_forward_of_its_own_is_watched():
     assert sorted(tuple(row.shape) for row in rows) == [(4, 1), (4, 1), (4, 1), (4, 4), (4, 4)]
 
 
-PENALISED = [TrainConfig(l2=0.3, l1=0.05), TrainConfig(l2=0.3, l1=0.05, penalty="per_table")]
+PENALISED = [TrainConfig.textbook(l2=0.3, l1=0.05), TrainConfig.textbook(l2=0.3, l1=0.05, penalty="per_table")]
 
 
 @pytest.mark.parametrize("config", PENALISED, ids=lambda config: config.penalty)
@@ -152,7 +152,7 @@ def test_ddp_trains_as_the_bare_model(ddp):
         return future
 
     wrapped.register_comm_hook(None, note)
-    config = TrainConfig(l2=0.1, epochs=3, batch_size=2)
+    config = TrainConfig.textbook(l2=0.1, epochs=3, batch_size=2)
     train(bare, RATINGS, config)
     train(wrapped, RATINGS, config, validation=RATINGS)
     assert sum(seen) == 6 * sum(p.numel() for p in inside.parameters())  # six steps
@@ -163,10 +163,10 @@ def test_ddp_trains_as_the_bare_model(ddp):
 def test_compiled_once_without_a_penalty_and_then_with_one():
     """Hooks that are set after a compilation do not fire: the penalty once raised "reads none"."""
     torch.compiler.reset()
-    train(torch.compile(ours(), backend="eager"), RATINGS, TrainConfig(epochs=1))
+    train(torch.compile(ours(), backend="eager"), RATINGS, TrainConfig.textbook(epochs=1))
     bare, compiled = ours(), ours()
-    train(bare, RATINGS, TrainConfig(epochs=2, l2=0.5))
-    train(torch.compile(compiled, backend="eager"), RATINGS, TrainConfig(epochs=2, l2=0.5))
+    train(bare, RATINGS, TrainConfig.textbook(epochs=2, l2=0.5))
+    train(torch.compile(compiled, backend="eager"), RATINGS, TrainConfig.textbook(epochs=2, l2=0.5))
     for a, b in zip(bare.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -198,7 +198,7 @@ def test_what_cannot_be_told_is_refused(model, config, error, says):
 def test_a_compiled_model_with_sparse_gradients_is_refused():
     model = torch.compile(MatrixFactorization(3, 2, 4, sparse=True), backend="eager")
     with pytest.raises(TypeError, match="sparse gradients must not be compiled"):
-        train(model, RATINGS, TrainConfig())
+        train(model, RATINGS, TrainConfig.textbook())
 
 
 def test_a_held_model_with_other_parameters_takes_per_rating():

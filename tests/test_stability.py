@@ -53,7 +53,7 @@ def test_balanced_minimum_exact(reduction, seed):
     ratings, s = complete(seed)
     expected = 4 * s[0] / (len(ratings) if reduction == "mean" else 1)
     assert predict.sharpness(ratings, 2, 0.0, reduction=reduction, mean=0.0) == pytest.approx(expected, rel=1e-5)
-    config = TrainConfig(reduction=reduction, **FULL)
+    config = TrainConfig.textbook(reduction=reduction, **FULL)
     assert measure.sharpness(balanced(ratings, 2), ratings, config) == pytest.approx(expected, rel=1e-3)
 
 
@@ -69,7 +69,7 @@ def test_sharpness_is_the_hessians_top_eigenvalue():
             return (U @ V.T - ratings.values.reshape(5, 4)).square().mean()
 
         eigenvalues = torch.linalg.eigvalsh(torch.func.hessian(loss)(start))
-        measured = measure.sharpness(model, ratings, TrainConfig(**FULL))
+        measured = measure.sharpness(model, ratings, TrainConfig.textbook(**FULL))
         assert measured == pytest.approx(eigenvalues[-1].item(), rel=1e-3)
     assert eigenvalues[-1].item() == pytest.approx(2 * s[0] / 20)
 
@@ -77,8 +77,8 @@ def test_sharpness_is_the_hessians_top_eigenvalue():
 def test_sharpness_of_the_smallest_models():
     """Two parameters: (uv - 3)^2 at u = v = sqrt(3) has the top eigenvalue 12. Nothing to learn: 0."""
     one = Ratings([0], [0], [3.0], 1, 1)
-    assert measure.sharpness(balanced(one, 1), one, TrainConfig(**FULL)) == pytest.approx(12, rel=1e-5)
-    assert measure.sharpness(Zero(), one, TrainConfig(**FULL)) == 0
+    assert measure.sharpness(balanced(one, 1), one, TrainConfig.textbook(**FULL)) == pytest.approx(12, rel=1e-5)
+    assert measure.sharpness(Zero(), one, TrainConfig.textbook(**FULL)) == 0
 
 
 def test_sharpness_of_any_module():
@@ -91,8 +91,8 @@ def test_sharpness_of_any_module():
             return self.slope * users.float()
 
     ratings = Ratings([0, 1, 2], [0, 0, 0], [1.0, 2.0, 3.0], 3, 1)
-    assert measure.sharpness(Line(), ratings, TrainConfig(**FULL)) == pytest.approx(2 * (0 + 1 + 4) / 3)
-    border = measure.max_stable_lr(Line, ratings, TrainConfig(lr=0.5, **FULL), steps=400, ratio=1.04)
+    assert measure.sharpness(Line(), ratings, TrainConfig.textbook(**FULL)) == pytest.approx(2 * (0 + 1 + 4) / 3)
+    border = measure.max_stable_lr(Line, ratings, TrainConfig.textbook(lr=0.5, **FULL), steps=400, ratio=1.04)
     assert border == pytest.approx(2 / (10 / 3), rel=0.1)  # a quadratic: 2 / sharpness, but for the time it takes
 
 
@@ -102,7 +102,7 @@ def test_border_measured_and_predicted(scale):
     borders = []
     for reduction in ("mean", "sum"):
         predicted = predict.max_stable_lr(ratings, 10, scale, 128, reduction)
-        config = TrainConfig(optimizer="sgd", lr=predicted, batch_size=128, reduction=reduction)
+        config = TrainConfig.textbook(optimizer="sgd", lr=predicted, batch_size=128, reduction=reduction)
 
         def make():
             return initializers.normal_(MatrixFactorization(80, 60, 10, biases=False), scale, seed=0)
@@ -121,7 +121,7 @@ def test_full_batch_border_both_sides():
     ends = []
     for factor in (0.95, 1.05):
         model = initializers.normal_(MatrixFactorization(12, 9, 2, biases=False), 1e-3, seed=3).double()
-        config = TrainConfig(lr=factor * border, **FULL)
+        config = TrainConfig.textbook(lr=factor * border, **FULL)
         measure.is_stable(model, ratings, config, 400)
         ends.append((model(ratings.users, ratings.items) - ratings.values).square().mean().item())
     assert ends[0] < 1e-6 < 1e-2 < ends[1]
@@ -130,15 +130,15 @@ def test_full_batch_border_both_sides():
 def test_is_stable_counts_steps():
     ratings, model = sparse_ratings(), MatrixFactorization(80, 60, 4)
     before = model.user_bias.weight.clone()
-    assert measure.is_stable(model, ratings, TrainConfig(optimizer="sgd", lr=1e-3, epochs=1), 40)
+    assert measure.is_stable(model, ratings, TrainConfig.textbook(optimizer="sgd", lr=1e-3, epochs=1), 40)
     assert not model.user_bias.weight.equal(before)
-    assert not measure.is_stable(model, ratings, TrainConfig(optimizer="sgd", lr=1e6), 40)
+    assert not measure.is_stable(model, ratings, TrainConfig.textbook(optimizer="sgd", lr=1e6), 40)
 
 
 def test_no_border_is_an_error():
     with pytest.raises(ArithmeticError, match="always stays finite"):
         ratings = Ratings([0, 1], [0, 1], [0.0, 0.0], 2, 2)
-        measure.max_stable_lr(lambda: Zero(), ratings, TrainConfig(**FULL), steps=3)
+        measure.max_stable_lr(lambda: Zero(), ratings, TrainConfig.textbook(**FULL), steps=3)
 
 
 class Zero(nn.Module):

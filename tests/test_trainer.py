@@ -21,7 +21,7 @@ from mfkit import (
 )
 from mfkit.objective import objective
 
-QUICK = TrainConfig(epochs=2, batch_size=64, lr=0.02)
+QUICK = TrainConfig.textbook(epochs=2, batch_size=64, lr=0.02)
 
 
 def problem(seed=0):
@@ -81,7 +81,7 @@ def test_one_step_by_hand():
     model = MatrixFactorization(1, 1, 1, biases=False)
     model.user_factors.weight.data.fill_(1.0)
     model.item_factors.weight.data.fill_(2.0)
-    config = TrainConfig(optimizer="sgd", lr=0.01, l2=0.1, epochs=1)
+    config = TrainConfig.textbook(optimizer="sgd", lr=0.01, l2=0.1, epochs=1)
     (record,) = train(model, Ratings([0], [0], [5.0], 1, 1), config).records
     assert record["loss"] == pytest.approx(9.5)
     assert record["grad_norm"] == pytest.approx(np.hypot(11.8, 5.6))
@@ -253,7 +253,7 @@ def test_patience_stops_and_goes_back():
 
 def diverging():
     ratings, _ = problem()
-    config = TrainConfig(optimizer="sgd", lr=500.0, batch_size=64, epochs=20)
+    config = TrainConfig.textbook(optimizer="sgd", lr=500.0, batch_size=64, epochs=20)
     return model_for(ratings, d=50, std=1.0), ratings, config
 
 
@@ -370,11 +370,11 @@ def test_the_mode_comes_back_after_an_error():
 )
 def test_config_refuses_by_name(change, says):
     with pytest.raises(ValueError, match=says):
-        TrainConfig(**change)
+        TrainConfig.textbook(**change)
 
 
 def test_config_takes_any_real_number():
-    config = TrainConfig(lr=1, l2=np.float32(0.5), batch_size=np.int64(7), seed=2**60)
+    config = TrainConfig.textbook(lr=1, l2=np.float32(0.5), batch_size=np.int64(7), seed=2**60)
     assert (config.lr, config.l2, config.batch_size) == (1.0, 0.5, 7)
     assert [type(x) for x in (config.lr, config.l2, config.batch_size)] == [float, float, int]
     ratings, _ = problem()

@@ -16,7 +16,7 @@ import mfkit
 from mfkit import MatrixFactorization, TrainConfig, predict, rmse, synthetic, train, tune, tuning
 
 SPACE = {"x": (0.01, 100.0), "k": (1, 64)}
-CONFIG = TrainConfig(epochs=2, batch_size=128)
+CONFIG = TrainConfig.textbook(epochs=2, batch_size=128)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ def test_a_trial_is_the_training_that_its_record_says():
     train_part, validation, test = parts()
     study = tune(train_part, validation, config=CONFIG, n_trials=5)
     best = study.best_trial
-    config = TrainConfig(**best.user_attrs["config"])
+    config = TrainConfig.textbook(**best.user_attrs["config"])
     collapse = predict.collapse_l2(train_part, residual=True)
     assert config == replace(CONFIG, lr=best.params["lr"], l2=best.params["l2_over_collapse"] * collapse)
     with torch.random.fork_rng():
@@ -98,7 +98,7 @@ def test_other_fields_choices_and_models():
     train_part, validation, _ = parts()
     space = {"optimizer": ["adam", "adamw"], "l2": (1e-3, 1e-1), "batch_size": (64, 256), "n_factors": [3, 5]}
     study = tune(train_part, validation, config=CONFIG, space=space, make_model=Ours, sampler="random", n_trials=8)
-    configs = [TrainConfig(**t.user_attrs["config"]) for t in study.trials]
+    configs = [TrainConfig.textbook(**t.user_attrs["config"]) for t in study.trials]
     assert {config.optimizer for config in configs} == {"adam", "adamw"}
     assert all(
         config.l2 == t.params["l2"] and config.lr == CONFIG.lr for config, t in zip(configs, study.trials, strict=True)
