@@ -25,7 +25,7 @@ lab: .venv/ready
 	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
 
 book: .venv/ready # all notebooks, figures and claims as web pages
-	$(BIN)/python book/build.py
+	$(BIN)/python -m mfkit book
 
 browser-test: .venv/ready # in headless Chromium: notebook 00 in JupyterLab, run from top to bottom; and the book
 	$(BIN)/python tests/browser.py

@@ -8,8 +8,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mfkit.figures import ROOT
+from mfkit import repository
 
+ROOT = repository.root()
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 CORE = ("data", "model", "initializers", "losses", "clipping", "trainer")
 
