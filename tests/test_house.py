@@ -1,6 +1,7 @@
 """The house keeps its shape: the core by name, imports in one direction, short functions, private names at home."""
 
 import ast
+import functools
 import graphlib
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
 
 
+@functools.cache
 def package() -> dict[str, ast.Module]:
     """Every module of mfkit by its dotted name; a folder's __init__.py has the folder's name."""
     trees = {}
