@@ -4,11 +4,9 @@ python -m mfkit new NN_my_question                lay out a notebook to fill in,
 python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
 python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor"""
 
-import os
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
-from importlib import import_module
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -55,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line()
     options = parser.parse_args(arguments)
     if options.command == "doctor":
-        return examine(options.target, parser)
+        return examine(options.target)
     try:
         repository.root()
     except repository.NoRepositoryError as error:
@@ -96,23 +94,10 @@ def publish(options: Namespace, parser: Parser) -> int:
     return runner.reproduce(notebooks, update=options.update)
 
 
-def examine(target: str, parser: Parser) -> int:
+def examine(target: str) -> int:
     """The doctor on what the reader's function builds, looked for in the current folder."""
     from mfkit import doctor
 
-    name, _, function = target.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = import_module(name) if name else None
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):  # one that the reader's module imports
-            traceback.print_exc()
-            return 2
-        module = None
-    if module is None:
-        parser.error(f"there is no module {name!r} in {os.getcwd()} or among the installed ones")
-    if not hasattr(module, function or "build"):
-        parser.error(f"module {name!r} has no function {function or 'build'!r}")
     try:
         return doctor.main(target)
     except Exception:  # the reader's own code: where it raised is what they need to see

@@ -103,7 +103,7 @@ def test_spectral_columns_below_the_strength_are_zero_in_both_tables():
         (lambda m: initializers.he_(nn.Linear(2, 2)), TypeError, "model must have.*user_factors.*got Linear"),
         (lambda m: initializers.xavier_(MatrixFactorization(2, 2, 0)), TypeError, "model must have.*user_factors"),
         (lambda m: initializers.spectral_(nn.Linear(2, 2), None), TypeError, "model must have.*user_factors"),
-        (lambda m: initializers.spectral_(MatrixFactorization(2, 2, 2), everything(np.eye(2))), ValueError, "k"),
+        (lambda m: initializers.spectral_(MatrixFactorization(2, 2, 2), everything(np.eye(2))), ValueError, "`k` must"),
     ],
 )
 def test_refusals(call, error, says):

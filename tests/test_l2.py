@@ -94,6 +94,7 @@ def test_repeatable_and_checked(ratings):
 
 
 def test_minimum_is_float64_and_needs_no_grad_state(ratings):
-    model = measure.minimum(ratings, 0.5, biases=True)
+    with torch.no_grad():
+        model = measure.minimum(ratings, 0.5, biases=True)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert model.mean.item() == ratings.mean
