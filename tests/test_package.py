@@ -165,11 +165,13 @@ def said(capsys):
     """The exit status of a call, and its one line on stderr."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stop:
-            command.main(list(arguments))
+        try:
+            status = command.main(list(arguments))
+        except SystemExit as stop:  # argparse's way
+            status = int(stop.code or 0)
         line, end = capsys.readouterr().err.split("\n")
         assert end == ""
-        return stop.value.code, line
+        return status, line
 
     return call
 
@@ -182,10 +184,8 @@ def said(capsys):
         (["reproduce", "77"], "no notebook starts with '77'; there are 00_three_examples, 01_memory"),
         (["new", "00_again"], "name must be a free number and a_question, got '00_again'"),
         (["doctor"], "the following arguments are required: module:build"),
-        (["doctor", "no_such_module:build"], "there is no module 'no_such_module' in"),
-        (["doctor", "no.such.module:build"], "there is no module 'no.such.module' in"),
-        (["doctor", ":build"], "there is no module '' in"),
-        (["doctor", "json:build"], "module 'json' has no function 'build'"),
+        (["doctor", "no_such_module:build"], "target must name a module in"),
+        (["doctor", "json:build"], "target must name a function, and json has none called 'build'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_two(said, arguments, words):

@@ -53,7 +53,7 @@ def build(out: Path) -> None:
     (out / "notebooks").mkdir()
     for name in notebooks:
         write(out, f"notebooks/{name}.ipynb", notebook_page(name, notebooks, records))
-    for name in ("README.md", "data/README.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
         text = (root / name).read_text(encoding="utf-8")
         write(out, name, page(name, bar(name), markdown(text, name, notebooks, records)))
     with replacing(out / "index.html") as partial:
