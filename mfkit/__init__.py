@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from mfkit import initializers, measure, predict
-from mfkit.als import Posterior, fit_als, sample_posterior
+from mfkit.als import fit_als
 from mfkit.clipping import clip_grad_norm_
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.doctor import diagnose
 from mfkit.evaluate import rmse
+from mfkit.gibbs import Posterior, sample_posterior
 from mfkit.losses import huber, mae, mse
 from mfkit.model import MatrixFactorization
 from mfkit.movielens import movielens
