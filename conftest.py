@@ -17,8 +17,9 @@ import torch
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from mfkit import figures
-from mfkit.__main__ import NEEDS_DATA, data_figures, data_problem
+from mfkit import repository
+from mfkit.lab import records
+from mfkit.lab.runner import NEEDS_DATA, data_figures, data_problem
 from mfkit.movielens import data_dir
 
 SCRATCH = tempfile.TemporaryDirectory(prefix="mfkit-")
@@ -54,9 +55,9 @@ class RecordsItem(pytest.Item):
 
     def runtest(self) -> None:
         skipped = data_figures(self.path) if missing_data() else set()
-        committed, made = figures.ROOT / "figures", Path(SCRATCH.name)
-        ids = figures.load(committed).keys() | figures.load(made).keys()
-        problems = figures.problems(committed, made, {id for id in ids if id[:2] == self.path.stem[:2]} - skipped)
+        committed, made = repository.root() / "figures", Path(SCRATCH.name)
+        ids = records.load(committed).keys() | records.load(made).keys()
+        problems = records.problems(committed, made, {id for id in ids if id[:2] == self.path.stem[:2]} - skipped)
         assert not problems, "\n".join(problems)
 
     def repr_failure(self, excinfo):
@@ -79,7 +80,7 @@ def pytest_collection_modifyitems(items) -> None:
         file.skip_compare += ("stderr", "image/svg+xml")
         last = max(index for index, item in enumerate(items) if item.parent is file)
         whole = {cell.cell_num for cell in cells if cell.parent is file}
-        if file.path.parent == figures.ROOT / "notebooks" and len(whole) == sum(
+        if file.path.parent == repository.root() / "notebooks" and len(whole) == sum(
             cell.cell_type == "code" for cell in file.nb.cells
         ):
             items.insert(last + 1, RecordsItem.from_parent(file, name="records"))

@@ -23,6 +23,7 @@ from programs import dot, spread
 from surprise import SVD, Dataset, Reader
 
 import mfkit
+from mfkit.files import replacing
 
 SEEDS, SHARES, CLIP = list(range(10)), (0.8, 0.2), (0.5, 5.0)
 FACTORS, EPOCHS, LR, REG, INIT_STD = 100, 20, 0.005, 0.02, 0.1  # Surprise 1.1.5's defaults
@@ -95,13 +96,11 @@ def main() -> None:
     settings = {"data": "ml-latest-small", "shares": SHARES, "clip": CLIP, "factors": FACTORS, "epochs": EPOCHS}
     settings |= {"surprise_lr": LR, "mfkit_lr": LR / 2, "l2": REG, "init_std": INIT_STD, "batch_size": BATCH}
     found = summary(rows)
-    path = Path(__file__).with_suffix(".json")
-    partial = path.with_suffix(".partial")
     body = ",\n".join("    " + json.dumps(row) for row in rows)
     head = f'  "settings": {json.dumps(settings)},\n  "batches": {json.dumps(batches)},\n'
     tail = f'  "rows": [\n{body}\n  ],\n  "summary": {json.dumps(found)}\n'
-    partial.write_text("{\n" + head + tail + "}\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(Path(__file__).with_suffix(".json")) as partial:
+        partial.write_text("{\n" + head + tail + "}\n", encoding="utf-8")
     print(found, batches)
 
 

@@ -307,8 +307,16 @@ def with_table(readme: str, result: dict) -> str:
     return f"{head}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
 
 
+def put(text: str, path: Path) -> None:
+    """Write a file, moved into place whole."""
+    from mfkit.files import replacing  # here: a child process imports its own program only
+
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write(result: dict, path: Path) -> None:
-    """One row a line, moved into place whole."""
+    """One row a line."""
     lines = []
     for key, value in result.items():
         text = json.dumps(value)
@@ -317,9 +325,7 @@ def write(result: dict, path: Path) -> None:
         elif isinstance(value, dict) and any(isinstance(x, list) for x in value.values()):
             text = "{\n" + ",\n".join(f"    {json.dumps(k)}: {json.dumps(x)}" for k, x in value.items()) + "\n  }"
         lines.append(f"  {json.dumps(key)}: {text}")
-    partial = path.with_suffix(".partial")
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    partial.replace(path)
+    put("{\n" + ",\n".join(lines) + "\n}\n", path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -353,7 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
     write(result, options.out)
     if options.out == RESULTS:
         readme = HERE.parent.parent / "README.md"
-        readme.write_text(with_table(readme.read_text(encoding="utf-8"), result), encoding="utf-8")
+        put(with_table(readme.read_text(encoding="utf-8"), result), readme)
     for row in rows:
         print(f"{row['label']:26}", row["failed"] or f"{row['rmse']:.4f}  {row['seconds']:8.2f} s  {row['peak_mb']} MB")
     print(json.dumps({key: value for key, value in found.items() if key != "best_rmse"}, indent=1))

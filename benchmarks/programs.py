@@ -263,7 +263,7 @@ def _mfkit_predict(model):
 
 
 def mfkit_als(data, settings, clock):
-    import mfkit.als
+    import mfkit
 
     model, ratings = _mfkit_model(data, settings, clock)
 
@@ -271,13 +271,13 @@ def mfkit_als(data, settings, clock):
         clock.score(sweep, _mfkit_predict(model))
 
     options = dict(l2=settings["l2"], sweeps=settings["iterations"], seed=settings["seed"])
-    mfkit.als.fit_als(model, ratings, on_sweep=on_sweep, **options)
+    mfkit.fit_als(model, ratings, on_sweep=on_sweep, **options)
 
 
 def mfkit_bayes(data, settings, clock):
     import torch
 
-    import mfkit.als
+    import mfkit
 
     model, ratings = _mfkit_model(data, settings, clock)
 
@@ -289,7 +289,7 @@ def mfkit_bayes(data, settings, clock):
 
     samples, burn_in = settings["iterations"] - settings["burn_in"], settings["burn_in"]
     options = dict(samples=samples, burn_in=burn_in, seed=settings["seed"])
-    mfkit.als.sample_posterior(model, ratings, on_sample=on_sample, **options)
+    mfkit.sample_posterior(model, ratings, on_sample=on_sample, **options)
 
 
 def mfkit_train(data, settings, clock):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import mfkit
+from mfkit.files import replacing
 
 M, N, RATINGS, RANK, SIGMA = 70, 100, 2600, 3, 0.5
 SEEDS = list(range(10))
@@ -131,10 +132,8 @@ def main() -> None:
         settings | {"seeds": SEEDS, "sweeps": SWEEPS, "judged_on": "RMSE to the clean truth, unrated cells"}
     )
     body = ",\n".join("    " + json.dumps(row) for row in rows)
-    path = Path(__file__).with_suffix(".json")
-    partial = path.with_suffix(".partial")
-    partial.write_text(f'{{\n  "settings": {head},\n  "rows": [\n{body}\n  ]\n}}\n', encoding="utf-8")
-    partial.replace(path)
+    with replacing(Path(__file__).with_suffix(".json")) as partial:
+        partial.write_text(f'{{\n  "settings": {head},\n  "rows": [\n{body}\n  ]\n}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mfkit
-import mfkit.als
 
 USERS, ITEMS, BATCH, LARGE_BATCH = 20_000, 5_000, 4096, 16_384
 RATINGS, ROWS, FACTORS, THREADS = (10**5, 10**6, 10**7), (10**4, 10**5, 10**6, 10**7), (8, 16, 32, 64), (1, 2)
@@ -65,7 +64,7 @@ def sweep(ratings: mfkit.Ratings, d: int) -> float:
     model = mfkit.MatrixFactorization(ratings.n_users, ratings.n_items, d, mean=ratings.mean)
     ended = []
     options = dict(l2=0.05, sweeps=4, start="random")
-    mfkit.als.fit_als(model, ratings, on_sweep=lambda *_: ended.append(time.perf_counter()), **options)
+    mfkit.fit_als(model, ratings, on_sweep=lambda *_: ended.append(time.perf_counter()), **options)
     return median(b - a for a, b in pairwise(ended))
 
 

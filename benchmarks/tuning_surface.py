@@ -16,6 +16,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 import mfkit
 from mfkit import predict, tuning
+from mfkit.files import replacing
 
 SEEDS = [0, 1, 2, 3, 4]  # of the problem, its split, the weights and the order of the batches
 SIZE = {"n_users": 250, "n_items": 350, "n_ratings": 25_000, "rank": 4, "noise": 0.6}
@@ -149,10 +150,9 @@ def write(rows: list[dict], searches: list) -> None:
     }
     head = json.dumps(settings | {"n_factors": FACTORS.tolist(), "diverged": "null", "gp_trials": GP_TRIALS})
     body, gp = (",\n".join("    " + json.dumps(row) for row in part) for part in (rows, searches))
-    partial = PATH.with_suffix(".partial")
     text = f'{{\n  "settings": {head},\n  "surfaces": [\n{body}\n  ],\n  "gp_on_sgd": [\n{gp}\n  ]\n}}\n'
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(PATH)
+    with replacing(PATH) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _plain(values: np.ndarray) -> list:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,14 @@ def prediction_std(model: nn.Module, ratings: Ratings) -> float:
 
 
 def minimum(
-    ratings: Ratings, l2: float, penalty: str = "per_rating", *, n_factors=2, biases=False, std=0.3, seed=0
+    ratings: Ratings,
+    l2: float,
+    penalty: str = "per_rating",
+    *,
+    n_factors: int = 2,
+    biases: bool = False,
+    std: float = 0.3,
+    seed: int = 0,
 ) -> MatrixFactorization:
     """The model to which the MSE objective with this l2 leads, in float64: a reference without a learning rate.
 
@@ -44,47 +52,68 @@ def minimum(
     if penalty not in ("per_rating", "per_table"):
         raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
     m, n, d, N = ratings.n_users, ratings.n_items, n_factors, len(ratings)
-    order = np.argsort(ratings.users.cpu().numpy(), kind="stable")
-    users, items, values = (c.cpu().numpy()[order] for c in (ratings.users, ratings.items, ratings.values))
-    per_user, per_item = np.bincount(users, minlength=m), np.bincount(items, minlength=n)
     mean = ratings.mean if biases else 0.0
-    target = values.astype(float) - mean
-    error = sp.csr_array((target.copy(), items, np.r_[0, per_user.cumsum()]), shape=(m, n))
-    counts = np.repeat(np.r_[per_user, per_item][:, None] / N, d + biases, axis=1)  # (m + n, d), biases last
-    weight = scale = counts
-    if penalty == "per_table":
-        factors = np.arange(d + biases) < d
-        weight, scale = 1.0 * factors, np.where(factors, 1.0, counts)
-    scale = np.sqrt(scale.clip(1 / N))
+    per_user = np.bincount(ratings.users.cpu().numpy(), minlength=m)
+    per_item = np.bincount(ratings.items.cpu().numpy(), minlength=n)
+    share = np.r_[per_user, per_item][:, None] / N
+    weight = np.repeat(share, d + 1 if biases else d, axis=1)
+    curvature = weight.copy()
+    if penalty == "per_table":  # the tables as wholes, the biases not at all
+        weight[:, :d] = curvature[:, :d] = 1.0
+        weight[:, d:] = 0.0
+    scale = np.sqrt(curvature.clip(1 / N))
+    unscaled = _FullObjective(ratings, mean, l2, weight, d)
 
-    def objective(z: np.ndarray) -> tuple[float, np.ndarray]:
-        table = z.reshape(scale.shape) / scale
-        U, V = np.ascontiguousarray(table[:m, :d]), np.ascontiguousarray(table[m:, :d])
-        e = np.einsum("nd,nd->n", U[users], V[items]) - target
-        if biases:
-            e += table[users, d] + table[m + items, d]
-        error.data[:] = 2 / N * e
-        ones = np.ones((max(m, n), int(biases)))
-        gradient = np.r_[error @ np.c_[V, ones[:n]], error.T @ np.c_[U, ones[:m]]] + 2 * l2 * weight * table
-        return np.square(e).mean() + l2 * (weight * table**2).sum(), (gradient / scale).ravel()
+    def scaled(z: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = unscaled(z.reshape(scale.shape) / scale)
+        return value, (gradient / scale).ravel()
 
     start = np.random.default_rng(seed).standard_normal(scale.shape) * std * scale
     start[:, d:] = 0
     options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-11, "maxcor": 20}
-    table = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(scale.shape)
+    found = minimize(scaled, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    table = torch.from_numpy(found.x.reshape(scale.shape) / scale)
+    state = {"mean": torch.tensor(mean, dtype=torch.float64)}
+    state |= {"user_factors.weight": table[:m, :d], "item_factors.weight": table[m:, :d]}
+    if biases:
+        state |= {"user_bias.weight": table[:m, d:], "item_bias.weight": table[m:, d:]}
     model = MatrixFactorization(m, n, d, mean=mean, biases=biases).double()
-    model.mean.fill_(mean)
-    table = torch.from_numpy(table / scale)
-    parts = table[:m, :d], table[m:, :d], table[:m, d:], table[m:, d:]
-    for parameter, part in zip(model.parameters(), parts, strict=False):  # two without biases
-        parameter.data.copy_(part)
+    model.load_state_dict(state)  # by name, whatever the order
     return model
+
+
+class _FullObjective:
+    """(mean over all ratings of e^2) + l2 (sum of weight * table^2), and its gradient, as a function of one table.
+
+    table, weight, gradient: (m + n, k), users first; columns: n_factors factors, then a bias if k = n_factors + 1
+    """
+
+    def __init__(self, ratings: Ratings, mean: float, l2: float, weight: np.ndarray, n_factors: int):
+        order = np.argsort(ratings.users.cpu().numpy(), kind="stable")
+        self.users, self.items = ratings.users.cpu().numpy()[order], ratings.items.cpu().numpy()[order]
+        self.target = ratings.values.cpu().numpy()[order].astype(float) - mean
+        self.m, self.n, self.d = ratings.n_users, ratings.n_items, n_factors
+        self.l2, self.weight, self.biases = l2, weight, weight.shape[1] > n_factors
+        rows = np.r_[0, np.bincount(self.users, minlength=self.m).cumsum()]
+        cells = (self.target.copy(), self.items, rows)
+        self.slope = sp.csr_array(cells, shape=(self.m, self.n))  # the loss's, in each prediction
+
+    def __call__(self, table: np.ndarray) -> tuple[float, np.ndarray]:
+        m, d = self.m, self.d
+        U, V = np.ascontiguousarray(table[:m, :d]), np.ascontiguousarray(table[m:, :d])
+        e = np.einsum("nd,nd->n", U[self.users], V[self.items]) - self.target
+        if self.biases:
+            e += table[self.users, d] + table[m + self.items, d]
+            U, V = np.c_[U, np.ones(m)], np.c_[V, np.ones(self.n)]
+        self.slope.data[:] = 2 / len(e) * e
+        gradient = np.r_[self.slope @ V, self.slope.T @ U] + 2 * self.l2 * self.weight * table
+        return np.square(e).mean() + self.l2 * (self.weight * table**2).sum(), gradient
 
 
 @torch.no_grad()
 def largest_interaction(model: MatrixFactorization, ratings: Ratings) -> float:
     """The largest |u . v| over the pairs of these ratings, in rating units: what is left of the factors."""
-    U, V = model.user_factors.weight, model.item_factors.weight
+    U, V = model.get_parameter("user_factors.weight"), model.get_parameter("item_factors.weight")
     ratings = ratings.to(U.device)
     return (U[ratings.users] * V[ratings.items]).sum(-1).abs().max().item()
 
@@ -125,7 +154,8 @@ def learning_curve(
 
     largest: the largest absolute prediction over the test pairs, in rating units. Errors as `train`.
     """
-    steps, rows = math.ceil(len(ratings) / config.batch_size), []
+    steps = math.ceil(len(ratings) / config.batch_size)
+    rows: list[tuple[float, float]] = []
 
     def look(record: dict) -> None:
         if record["step"] % steps == 0:
@@ -141,11 +171,17 @@ class _Enough(Exception):
     """Ends a run from within on_step."""
 
 
-def _run(model: nn.Module, ratings: Ratings, config: TrainConfig, steps: int, enough=lambda record: False) -> None:
+def _run(
+    model: nn.Module,
+    ratings: Ratings,
+    config: TrainConfig,
+    steps: int,
+    enough: Callable[[dict], bool] | None = None,
+) -> None:
     """Train `model` in place until `enough(record)`, at most `steps` steps (config.epochs is not looked at)."""
 
     def look(record: dict) -> None:
-        if enough(record) or record["step"] >= steps:
+        if (enough is not None and enough(record)) or record["step"] >= steps:
             raise _Enough
 
     epochs = math.ceil(steps * config.batch_size / len(ratings)) + 1
@@ -162,23 +198,27 @@ def is_stable(model: nn.Module, ratings: Ratings, config: TrainConfig, steps: in
     return True
 
 
-def escape_time(model: nn.Module, ratings: Ratings, config: TrainConfig, *, steps: int = 10_000, mean=None) -> float:
+def escape_time(
+    model: nn.Module, ratings: Ratings, config: TrainConfig, *, steps: int = 10_000, mean: float | None = None
+) -> float:
     """Steps until training `model` in place has halved the residual's top mode, p'(R - prediction)q <= s1 / 2.
 
     Any module and optimizer; p, s1, q: `predict.top_mode`. Looked at after each step, with a straight line between.
     Infinite where it takes more than `steps`, or there is no mode to learn.
     """
     s1, weights = predict.top_mode(ratings, mean)
-    weights, shares, found = weights.to(ratings.values), [1.0], math.inf
+    weights = weights.to(ratings.values)
+    before, found = 1.0, math.inf
 
     @torch.no_grad()
     def half_learnt(record: dict) -> bool:
-        nonlocal found
+        nonlocal before, found
         residual = ratings.values - model(ratings.users, ratings.items)
-        shares.append((residual * weights).sum().item() / (s1 or math.nan))
-        if shares[-1] <= 0.5:
-            found = record["step"] - (0.5 - shares[-1]) / (shares[-2] - shares[-1])
-        return shares[-1] <= 0.5
+        share = (residual * weights).sum().item() / (s1 or math.nan)  # of the mode that is still to be learnt
+        if share <= 0.5:
+            found = record["step"] - (0.5 - share) / (before - share)
+        before = share
+        return share <= 0.5
 
     _run(model, ratings, config, steps, half_learnt)
     return found
@@ -202,7 +242,8 @@ def max_stable_lr(
     for _ in range(40):
         lr *= factor
         if stable(lr) != start:
-            return _border(stable, *sorted((lr, lr / factor)), ratio)
+            low, high = min(lr, lr / factor), max(lr, lr / factor)
+            return _border(stable, low, high, ratio)
     kind = "stays finite" if start else "diverges"
     raise ArithmeticError(f"lr must have a border near config.lr={config.lr:g}, got a run that always {kind}")
 
@@ -228,8 +269,10 @@ def sharpness(
     start = np.random.default_rng(0).standard_normal(len(gradient))
     if len(start) < 2 or not product(start).any():  # nothing for Lanczos to do
         return (start @ product(start) / (start @ start)).item()
-    hessian = LinearOperator((len(start), len(start)), product, dtype=float)
-    return eigsh(hessian, 1, which="LA", v0=start, tol=tolerance, maxiter=iterations, return_eigenvectors=False).item()
+    shape = (len(start), len(start))
+    hessian = LinearOperator(shape, matvec=product, dtype=float)  # pyright: ignore[reportCallIssue]
+    options = {"which": "LA", "v0": start, "tol": tolerance, "maxiter": iterations, "return_eigenvectors": False}
+    return float(np.max(eigsh(hessian, 1, **options)))
 
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
@@ -265,7 +308,8 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with _undisturbed(), torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         function()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    profiler: Any = profile.profiler
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(max(np.cumsum(sizes), default=0))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mfkit import repository
 from mfkit.data import Ratings
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens"
@@ -45,8 +46,8 @@ def data_dir() -> Path:
         return Path(given).expanduser()
     import pooch  # here, because it imports tqdm's notebook bar, which warns where there are no widgets
 
-    repository = Path(__file__).resolve().parent.parent
-    return repository / "data" if (repository / "pyproject.toml").exists() else Path(pooch.os_cache("mfkit"))
+    checkout = repository.find()
+    return checkout / "data" if checkout else Path(pooch.os_cache("mfkit"))
 
 
 def fetch(name: str) -> Path:

@@ -3,20 +3,17 @@
 m, n: users, items     d: factors     N: ratings     B: batch size     s1: the largest singular value
 """
 
-import copy
 import math
-import weakref
-from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import lsmr, svds
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mfkit.data import Ratings
+from mfkit.ledger import dry_step as dry_step  # the same question, answered by counting instead of a formula
+from mfkit.ledger import peak_bytes as peak_bytes
 
 
 def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
@@ -29,10 +26,8 @@ def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
 
 def top_mode(ratings: Ratings, mean: float | None = None) -> tuple[float, Tensor]:
     """(s1, p_i q_j of each rating): the top singular triplet of R less `mean` (default: theirs), 0 where unobserved."""
-    i, j = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
-    values = ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
-    p, s1, q = _top_triplet(sp.csr_array((values, (i, j)), shape=(ratings.n_users, ratings.n_items)))
-    return s1, torch.from_numpy(p[i] * q[j])
+    p, s1, q = _top_triplet(ratings, _centred(ratings, mean))
+    return s1, torch.from_numpy(p[ratings.users.cpu().numpy()] * q[ratings.items.cpu().numpy()])
 
 
 def escape_time(
@@ -70,44 +65,70 @@ def collapse_l2(ratings: Ratings, penalty: str = "per_rating", residual: bool = 
     if penalty not in ("per_rating", "per_table"):
         raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
     if not residual:
-        return top_singular_value(ratings, ratings.values.cpu().double().numpy(), penalty)
+        return top_singular_value(ratings, _centred(ratings, 0.0), penalty)
+    if penalty == "per_table":
+        return top_singular_value(ratings, bias_residual(ratings, 0.0), penalty)
     l2, before = 0.0, -1.0
-    for _ in range(100 if penalty == "per_rating" else 1):
-        if abs(l2 - before) > 1e-9 * l2:
-            before, l2 = l2, top_singular_value(ratings, bias_residual(ratings, l2), penalty)
+    for _ in range(100):
+        if abs(l2 - before) <= 1e-9 * l2:
+            break
+        before, l2 = l2, top_singular_value(ratings, bias_residual(ratings, l2), penalty)
     return l2
 
 
 def top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
-    """s1 of the observed `values` (N,), scaled as the penalty asks; the start vector is fixed, so it is repeatable."""
+    """s1 of the (m, n) matrix with `values` (N,) in the ratings' cells, 0 elsewhere, scaled as the penalty asks.
+
+    "per_rating": s1(D_u^-1/2 . D_i^-1/2), in the values' units. "per_table": s1 / N. With what a model without
+    factors leaves over as values, the l2 from which on zero factors are its optimum. Repeatable: a fixed start vector.
+    """
+    if penalty == "per_table":
+        return _top_triplet(ratings, values * (1 / len(values)))[1]
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
-    by_count = penalty == "per_rating"
-    scale = (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5 if by_count else 1 / len(values)
-    matrix = sp.csr_array((values * scale, (users, items)), shape=(ratings.n_users, ratings.n_items))
-    return _top_triplet(matrix)[1]
-
-
-def _top_triplet(matrix: sp.csr_array) -> tuple[np.ndarray, float, np.ndarray]:
-    if min(matrix.shape) < 3 or not matrix.data.any():  # too small for ARPACK, or nothing to find
-        P, s, Q = np.linalg.svd(matrix.toarray())
-    else:
-        P, s, Q = svds(matrix, k=1, v0=np.random.default_rng(0).standard_normal(min(matrix.shape)), tol=1e-12)
-    return P[:, 0], float(s[0]), Q[0]
+    return _top_triplet(ratings, values * (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5)[1]
 
 
 def bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
-    """What mean and biases leave over, (N,): biases that minimise the sum of e^2 + l2 (b_i^2 + c_j^2)."""
+    """The ratings less their mean and biases, (N,) float64, in the ratings' order.
+
+    The biases are those that minimise the sum of e^2 + l2 (b_i^2 + c_j^2) over the ratings: the per-rating penalty;
+    l2=0 is least squares, biases that nothing penalises (per_table).
+    """
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy() + ratings.n_users
     columns = np.stack([users, items], axis=1).ravel()
     scale = np.bincount(columns)[columns] ** -0.5  # unit columns: a well-conditioned problem
     rows = np.arange(0, len(columns) + 1, 2)
     design = sp.csr_array((scale, columns, rows), shape=(len(ratings), ratings.n_users + ratings.n_items))
-    values = ratings.values.cpu().double().numpy() - ratings.mean
+    values = _centred(ratings)
     return values - design @ lsmr(design, values, damp=math.sqrt(l2), atol=1e-12, btol=1e-12, maxiter=10_000)[0]
 
 
+def _centred(ratings: Ratings, mean: float | None = None) -> np.ndarray:
+    """The ratings less `mean` (default: theirs), (N,) float64."""
+    return ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
+
+
+def _top_triplet(ratings: Ratings, values: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """p (m,), s1, q (n,) of the matrix with `values` (N,) in the ratings' cells and 0 elsewhere."""
+    shape = (ratings.n_users, ratings.n_items)
+    matrix = sp.csr_array((values, (ratings.users.cpu().numpy(), ratings.items.cpu().numpy())), shape=shape)
+    if min(shape) < 3 or not values.any():  # too small for ARPACK, or nothing to find
+        P, s, Q = np.linalg.svd(matrix.toarray())
+    else:
+        options = {"k": 1, "v0": np.random.default_rng(0).standard_normal(min(shape)), "tol": 1e-12}
+        P, s, Q = (np.asarray(part) for part in svds(matrix, **options))
+    return P[:, 0], float(s[0]), Q[0]
+
+
 def sharpness(
-    ratings: Ratings, n_factors: int, scale: float, batch_size=None, reduction="mean", *, mean=None, biases=False
+    ratings: Ratings,
+    n_factors: int,
+    scale: float,
+    batch_size: int | None = None,
+    reduction: str = "mean",
+    *,
+    mean: float | None = None,
+    biases: bool = False,
 ) -> float:
     """The top curvature that SGD on squared errors meets from N(0, scale^2) factors: 2K / B ("mean") or 2K ("sum").
 
@@ -122,25 +143,34 @@ def sharpness(
     Raises ValueError for a size, scale or reduction that cannot be.
     """
     size = len(ratings) if batch_size is None else min(batch_size, len(ratings))
-    if not (n_factors >= 1 and size >= 1 and scale >= 0 and math.isfinite(scale)):
-        given = f"{n_factors}, {batch_size} and {scale}"
-        raise ValueError(f"n_factors and batch_size must be at least 1, scale finite and at least 0, got {given}")
+    for name, given in (("n_factors", n_factors), ("batch_size", size)):
+        if given < 1:
+            raise ValueError(f"{name} must be at least 1, got {given}")
+    if not (scale >= 0 and math.isfinite(scale)):
+        raise ValueError(f"scale must be finite and at least 0, got {scale}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-    users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
-    values = ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
-    hits = size * max(np.bincount(users).max(), np.bincount(items).max()) / len(ratings)
-    rng, s1 = np.random.default_rng(0), []
+    most = max(int(ids.bincount().max()) for ids in (ratings.users.cpu(), ratings.items.cpu()))
+    hits = size * most / len(ratings)
+    values, rng, s1 = _centred(ratings, mean), np.random.default_rng(0), []
     for _ in range(4 if size < len(ratings) else 1):
         batch = rng.permutation(len(ratings))[:size]
-        drawn = ratings.take(batch)
-        s1.append(size * top_singular_value(drawn, values[batch], "per_table"))
-    curvature = math.hypot(scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1)), (1 + hits) * biases)
-    return 2 * curvature / (size if reduction == "mean" else 1)
+        s1.append(size * top_singular_value(ratings.take(batch), values[batch], "per_table"))
+    K = scale**2 * (n_factors + 2 + hits) + 2 * float(np.mean(s1))
+    if biases:
+        K = math.hypot(K, 1 + hits)
+    return 2 * K / size if reduction == "mean" else 2 * K
 
 
 def max_stable_lr(
-    ratings: Ratings, n_factors: int, scale: float, batch_size=None, reduction="mean", *, mean=None, biases=False
+    ratings: Ratings,
+    n_factors: int,
+    scale: float,
+    batch_size: int | None = None,
+    reduction: str = "mean",
+    *,
+    mean: float | None = None,
+    biases: bool = False,
 ) -> float:
     """The learning rate beyond which SGD explodes: 2 / sharpness, with its arguments; infinite where that is 0.
 
@@ -181,61 +211,3 @@ def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:
     trained = [p.nbytes for p in model.parameters() if p.requires_grad]
     state = tables * sum(trained) + counter * len(trained)
     return {"parameters": sum(p.nbytes for p in model.parameters()), "gradients": sum(trained), "state": state}
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """Most bytes alive at once among the tensors that `function()` makes, summed operation by operation.
-
-    Needs no memory where its tensors are on torch.device("meta"): a size far beyond the machine can be asked for;
-    `dry_step` makes such a function of any model. Buffers inside one kernel are not seen (mse_loss's backward:
-    12 bytes a rating; an indexed dense product is counted twice).
-    """
-    with _Ledger() as ledger:
-        function()
-    return ledger.peak
-
-
-def dry_step(model: nn.Module, batch_size: int, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Callable:
-    """Forward and backward of one batch as a function for `peak_bytes`, on stand-ins that hold no memory.
-
-    model: any module that maps (users, items), (B,) int64 each, to (B,), and looks at no value of theirs.
-    loss: (B,), (B,) -> 0-d tensor; the mean squared error where it is None.
-    """
-    stand_ins = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    stand_ins |= {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
-    model = copy.deepcopy(model, stand_ins)
-    users, items = torch.empty(2, batch_size, dtype=torch.int64, device="meta")
-    values = torch.empty(batch_size, device="meta")
-    loss = loss or (lambda prediction, target: (prediction - target).square().mean())
-    return lambda: loss(model(users, items), values).backward()
-
-
-class _Ledger(TorchDispatchMode):
-    """Adds a storage when an operation returns it for the first time, and takes it off when nothing holds it."""
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.peak, self.known = 0, 0, set()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self._enter((args, kwargs), new=False)
-        result = operation(*args, **(kwargs or {}))
-        self._enter(result, new=True)
-        return result
-
-    def _enter(self, tree, new: bool) -> None:
-        for tensor in tree_leaves(tree):
-            if not isinstance(tensor, Tensor):
-                continue
-            for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
-                storage = part.untyped_storage()
-                if id(storage) not in self.known:
-                    size = storage.nbytes() if new else 0
-                    self.known.add(id(storage))
-                    self.now += size
-                    weakref.finalize(storage, self._leave, id(storage), size)
-        self.peak = max(self.peak, self.now)
-
-    def _leave(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size

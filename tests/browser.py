@@ -19,13 +19,14 @@ from urllib.request import urlopen
 
 import websocket
 
-from mfkit import figures
+from mfkit import repository
+from mfkit.lab import records
 
 NOTEBOOK = "00_three_examples.ipynb"
 MINUTES = 10  # for the notebook; a minute or so on two cores
 FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync disable-background-networking"
 FLAGS += " disable-component-update remote-allow-origins=* window-size=1300,1700"
-SHOTS = figures.ROOT / "book" / "_build"
+SHOTS = repository.root() / "book" / "_build"
 
 WIDGET = f"""[...(window.jupyterapp?.shell?.widgets("main") ?? [])]
   .find(widget => widget.context?.isReady && widget.context.path.endsWith("{NOTEBOOK}"))"""
@@ -120,7 +121,7 @@ def notebook_runs(tab: Tab, url: str) -> None:
     state = until("all cells", done, 60 * MINUTES)
     assert state["errors"] == [], state["errors"]
     assert state["counts"] == list(range(1, len(state["counts"]) + 1)), state["counts"]
-    expected = [id for id in figures.load(figures.ROOT / "figures") if id[:2] == NOTEBOOK[:2]]
+    expected = [id for id in records.load(repository.root() / "figures") if id[:2] == NOTEBOOK[:2]]
     assert state["pictures"] >= len(expected), (state["pictures"], expected)
     tab.value("document.querySelector('.jp-OutputArea img')?.scrollIntoView()")
     shown = until("a picture", lambda: [ok for src, ok in tab.value(IMAGES) if src.startswith("data:image/png")], 30)
@@ -154,11 +155,11 @@ def main() -> None:
     )
     if not browser:
         sys.exit("needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/it make browser-test")
-    subprocess.run([sys.executable, str(figures.ROOT / "book" / "build.py")], check=True)
+    subprocess.run([sys.executable, "-m", "mfkit", "book"], check=True)
     with tempfile.TemporaryDirectory(prefix="mfkit-", ignore_cleanup_errors=True) as scratch:
         lab, book, tools = free_port(), free_port(), free_port()
         copied = Path(scratch) / "notebooks"
-        shutil.copytree(figures.ROOT / "notebooks", copied, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(repository.root() / "notebooks", copied, ignore=shutil.ignore_patterns(".*"))
         made = {"MFKIT_FIGURES": f"{scratch}/figures", "JUPYTER_CONFIG_DIR": f"{scratch}/config"}
         made |= {"JUPYTER_DATA_DIR": f"{scratch}/share", "JUPYTERLAB_SETTINGS_DIR": f"{scratch}/settings"}
         server = f"--no-browser --allow-root --expose-app-in-browser --port={lab} --ServerApp.port_retries=0".split()

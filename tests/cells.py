@@ -7,11 +7,11 @@ import nbformat
 import numpy as np
 import torch
 
-from mfkit import figures
+from mfkit import repository
 
 
 def from_notebook(name: str, function: str):
-    cells = nbformat.read(figures.ROOT / "notebooks" / name, as_version=4).cells
+    cells = nbformat.read(repository.root() / "notebooks" / name, as_version=4).cells
     names = {"np": np, "subprocess": subprocess, "sys": sys, "torch": torch}
     exec(next(cell.source for cell in cells if f"def {function}(" in cell.source), names)
     return names[function]

@@ -1,4 +1,4 @@
-"""Alternating least squares against normal equations, L-BFGS and the trainer; Gibbs sampling against closed forms."""
+"""Alternating least squares against normal equations, L-BFGS and the trainer."""
 
 import math
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import mfkit
-from mfkit import measure
-from mfkit.als import fit_als, sample_posterior
+from mfkit import fit_als, measure
 from mfkit.objective import objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,6 +77,18 @@ def test_agrees_with_lbfgs_on_the_optimum(biases):
     assert torch.allclose(*predictions, atol=1e-4)
 
 
+@pytest.mark.parametrize("biases", [True, False])
+def test_the_spectral_start_is_that_of_the_initializer(biases):
+    full, _ = problem()
+    ratings = mfkit.Ratings(*full.columns, 62, 43)  # the last rows without ratings
+    models = [mfkit.MatrixFactorization(62, 43, 3, mean=ratings.mean, biases=biases).double() for _ in range(2)]
+    fit_als(models[0], ratings, l2=0.1, sweeps=1, dtype=torch.float64)
+    mfkit.initializers.spectral_(models[1], ratings, l2=0.1)
+    fit_als(models[1], ratings, l2=0.1, sweeps=1, start="model", dtype=torch.float64)  # reads the items' tables
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_huber_ends_where_the_trainer_ends():
     ratings, model = problem()
     config = mfkit.TrainConfig.textbook(l2=0.1, loss="huber", delta=0.4, batch_size=len(ratings), epochs=1500, lr=3e-3)
@@ -117,7 +128,6 @@ def test_memory_stays_below_the_bound():
     assert peak < layout_and_tables + 2 * bound < unbound
 
 
-@pytest.mark.parametrize("sampler", [False, True])
 @pytest.mark.parametrize(
     ("users", "items", "sizes", "d"),
     [
@@ -128,15 +138,11 @@ def test_memory_stays_below_the_bound():
         ([0, 1, 2], [2, 1, 0], (3, 3), 0),  # biases alone
     ],
 )
-def test_awkward_shapes(users, items, sizes, d, sampler):
+def test_awkward_shapes(users, items, sizes, d):
     values = np.random.default_rng(0).uniform(1, 5, len(users))
     ratings = mfkit.Ratings(users, items, values, *sizes)
     model = mfkit.MatrixFactorization(*sizes, d, mean=ratings.mean)
     everything = torch.cartesian_prod(torch.arange(sizes[0]), torch.arange(sizes[1])).T
-    if sampler:
-        mean, std = sample_posterior(model, ratings, samples=5, burn_in=2).predict(*everything)
-        assert mean.isfinite().all() and std.isfinite().all()
-        return
     for l2 in (0.1, 0.0):
         history = fit_als(model, ratings, l2=l2, sweeps=10)
         assert np.isfinite(history).all() and model(*everything).isfinite().all()
@@ -148,8 +154,6 @@ def test_same_numbers_each_time_and_the_seed_matters():
     ratings, model = problem(dtype=torch.float32)
     runs = [fit_als(model, ratings, l2=0.1, sweeps=2, start="random", seed=seed) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    draws = [sample_posterior(model, ratings, samples=2, burn_in=1, seed=s).users for s in (0, 0, 1)]
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 @pytest.mark.parametrize(
@@ -178,57 +182,3 @@ def test_wants_this_model_with_enough_rows():
         fit_als(torch.nn.Embedding(3, 3), ratings, l2=0.1, sweeps=1)
     with pytest.raises(IndexError, match="user_bias"):
         fit_als(mfkit.MatrixFactorization(10, 40, 2), ratings, l2=0.1, sweeps=1)
-    with pytest.raises(ValueError, match="prior_std"):
-        sample_posterior(problem()[1], ratings, prior_std=-1.0)
-
-
-def test_gibbs_biases_against_their_gaussian():
-    """With noise and prior held, (b, c) is Gaussian: precision D'D / noise^2 + I / prior^2."""
-    rng = np.random.default_rng(1)
-    cells = rng.permutation(30)[:18]
-    ratings = mfkit.Ratings(cells // 6, cells % 6, rng.normal(3, 1, 18), 5, 6)
-    model = mfkit.MatrixFactorization(5, 6, 0, mean=3.0)
-    posterior = sample_posterior(model, ratings, samples=3000, burn_in=50, noise_std=0.7, prior_std=0.9)
-    D = np.zeros((18, 11))
-    D[np.arange(18), cells // 6] = D[np.arange(18), 5 + cells % 6] = 1
-    covariance = np.linalg.inv(D.T @ D / 0.7**2 + np.eye(11) / 0.9**2)
-    center = covariance @ D.T @ (ratings.values.double().numpy() - 3) / 0.7**2
-    users, items = torch.cartesian_prod(torch.arange(5), torch.arange(6)).T
-    P = np.zeros((30, 11))
-    P[np.arange(30), users], P[np.arange(30), 5 + items.numpy()] = 1, 1
-    mean, std = posterior.predict(users, items)
-    wanted = np.sqrt(np.diag(P @ covariance @ P.T))
-    assert np.abs(mean.numpy() - 3 - P @ center).max() < 0.06  # about four standard errors of a slow chain
-    assert np.allclose(std, wanted, rtol=0.08)
-    assert np.allclose(posterior.noise_std, 0.7)
-
-
-def test_gibbs_one_product_against_integration():
-    """One user, one item, one factor: E and std of u v under N(r; u v, s^2) N(u; 0, t^2) N(v; 0, t^2), on a grid."""
-    ratings = mfkit.Ratings([0], [0], [1.5], 1, 1)
-    model = mfkit.MatrixFactorization(1, 1, 1, biases=False)
-    posterior = sample_posterior(model, ratings, samples=5000, burn_in=100, noise_std=0.8, prior_std=1.2)
-    grid = np.linspace(-8, 8, 801)
-    product = np.outer(grid, grid)
-    weight = np.exp(-((1.5 - product) ** 2) / (2 * 0.8**2) - (grid[:, None] ** 2 + grid**2) / (2 * 1.2**2))
-    mean = (weight * product).sum() / weight.sum()
-    std = math.sqrt((weight * (product - mean) ** 2).sum() / weight.sum())
-    found = posterior.predict(torch.tensor([0]), torch.tensor([0]))
-    assert found[0].item() == pytest.approx(mean, abs=0.05)
-    assert found[1].item() == pytest.approx(std, rel=0.05)
-
-
-def test_gibbs_learns_the_noise_and_beats_als():
-    ratings, truth = mfkit.synthetic(200, 150, 6000, rank=2, noise=0.5, seed=0)
-    train, test = ratings.split((0.8, 0.2), 0)
-    model = mfkit.MatrixFactorization(200, 150, 4, mean=train.mean)
-    posterior = sample_posterior(model, train, samples=60, burn_in=40)
-    assert posterior.noise_std.mean().item() == pytest.approx(0.5, rel=0.05)
-    mean, std = posterior.predict(test.users, test.items)
-    best = []
-    for l2 in (0.02, 0.05, 0.1, 0.2):
-        fit_als(model, train, l2=l2, sweeps=20)
-        best.append(mfkit.rmse(model, test))
-    error = mean - truth(test).float()
-    assert (mean - test.values).square().mean().sqrt() < min(best)
-    assert 0.8 < (error / std).square().mean().sqrt() < 1.3  # the stated uncertainty is the error's size

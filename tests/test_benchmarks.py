@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mfkit import figures
+from mfkit import repository
 
-FOLDER = figures.ROOT / "benchmarks"
+FOLDER = repository.root() / "benchmarks"
 
 
 @pytest.fixture
@@ -23,10 +23,7 @@ def peers(monkeypatch):
 
 
 def committed(name: str) -> dict:
-    path = FOLDER / name
-    if not path.exists():
-        pytest.skip(f"{name} is made by make bench")
-    return json.loads(path.read_text())
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -106,7 +103,7 @@ def test_the_committed_ratios_follow_from_the_committed_rows(peers):
 
 
 def test_the_readme_table_is_made_from_the_committed_rows(peers):
-    readme = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (repository.root() / "README.md").read_text(encoding="utf-8")
     assert peers.with_table(readme, committed("peers.json")) == readme
 
 

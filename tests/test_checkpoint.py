@@ -68,6 +68,7 @@ def graveyard(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "epoch", "where"), KILLS)
 def test_killed_and_resumed(variant, epoch, where, graveyard):
     path = graveyard / f"{variant}-{epoch}-{where}.pt"

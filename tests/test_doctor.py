@@ -12,7 +12,7 @@ from torch import nn
 
 import mfkit
 import mfkit.__main__ as command
-from mfkit import predict
+from mfkit import doctor, predict, repository
 from mfkit.doctor import WORDS, judge
 from mfkit.doctor.case import Case
 from mfkit.doctor.look import Product, Seen, Table
@@ -351,7 +351,7 @@ def test_prints_renders_and_tabulates():
 
 
 def test_notebooks_that_prove_it_exist():
-    there = {path.stem for path in (mfkit.figures.ROOT / "notebooks").glob("*.ipynb")}
+    there = {path.stem for path in (repository.root() / "notebooks").glob("*.ipynb")}
     assert {words["notebook"] for words in WORDS.values()} <= there
 
 
@@ -432,7 +432,7 @@ def test_command_passes_on_what_the_readers_module_raises(line, tmp_path, monkey
     (tmp_path / "missing").mkdir()
     _in_folder(tmp_path, monkeypatch)
     with pytest.raises((ModuleNotFoundError, ZeroDivisionError, LookupError)):
-        command.main(["doctor", "mine:build"])
+        doctor.main("mine:build")
 
 
 def _in_folder(path, monkeypatch):

@@ -57,17 +57,42 @@ def everything(matrix) -> Ratings:
     return Ratings(users, items, matrix.ravel(), *matrix.shape)
 
 
-def test_spectral_on_a_whole_matrix():
-    """All cells observed, no biases: counts are equal, and U V' is the best rank-d product, a quarter of it."""
+@pytest.mark.parametrize("l2", [0.0, 0.1, 0.27, 10.0])  # S / sqrt(14 * 18) begins with .33, .25, .21
+def test_spectral_on_a_whole_matrix(l2):
+    """All cells observed, no biases: counts are equal, and U V' is the best rank-d product, a quarter of it.
+
+    What l2 takes beyond a hundredth of a singular value stays: zero in both tables would stay zero.
+    """
     matrix = np.random.default_rng(0).standard_normal((9, 7))
     P, S, Q = np.linalg.svd(matrix)
-    for l2 in (0.0, 0.1):
-        model = MatrixFactorization(9, 7, 3, biases=False).double()
-        initializers.spectral_(model, everything(matrix), l2)
-        # A^-1/2 E C^-1/2 = E / sqrt(14 * 18); N = 63
-        shrunk = (63 * (S[:3] / np.sqrt(14 * 18) - l2).clip(0)) / np.sqrt(14 * 18)
-        product = (model.user_factors.weight @ model.item_factors.weight.T).detach().numpy()
-        np.testing.assert_allclose(product, P[:, :3] * shrunk @ Q[:3], atol=1e-6)
+    model = MatrixFactorization(9, 7, 3, biases=False).double()
+    initializers.spectral_(model, everything(matrix), l2, powers=200)
+    s = S[:3] / np.sqrt(14 * 18)  # of A^-1/2 E C^-1/2 = E / sqrt(14 * 18); N = 63
+    kept = 63 * np.maximum(s - l2, 0.01 * s) / np.sqrt(14 * 18)
+    product = (model.user_factors.weight @ model.item_factors.weight.T).detach().numpy()
+    np.testing.assert_allclose(product, P[:, :3] * kept @ Q[:3], atol=1e-6)
+
+
+def test_spectral_biases_by_hand():
+    """Users rate 2 and 1 items: A = (3.5, 2.5); items have 1 and 2 ratings: C = (2.5, 3.5). The mean 3 is taken off."""
+    ratings = Ratings([0, 0, 1], [0, 1, 1], [4.0, 5.0, 1.0], 2, 2)
+    model = initializers.spectral_(MatrixFactorization(2, 2, 1, mean=3.0), ratings)
+    b = [(1 + 2) / 3.5, -2 / 2.5]
+    c = [(1 - b[0]) / 2.5, (2 - b[0] - 2 - b[1]) / 3.5]
+    assert model.user_bias.weight[:, 0].tolist() == pytest.approx(b)
+    assert model.item_bias.weight[:, 0].tolist() == pytest.approx(c)
+
+
+def test_the_default_powers_find_what_stands_out_of_the_noise():
+    rng = np.random.default_rng(0)
+    P, Q = (np.linalg.qr(rng.standard_normal((size, 2)))[0] for size in (40, 30))
+    matrix = P * [30.0, 20.0] @ Q.T + 0.1 * rng.standard_normal((40, 30))  # the noise's largest S is about 1.2
+    products = []
+    for powers in (initializers.SPECTRAL_POWERS, 100):
+        model = MatrixFactorization(40, 30, 2, biases=False).double()
+        initializers.spectral_(model, everything(matrix), powers=powers)
+        products.append((model.user_factors.weight @ model.item_factors.weight.T).detach())
+    torch.testing.assert_close(*products, rtol=0, atol=1e-6)
 
 
 def test_spectral_beats_a_random_start_and_repeats():
@@ -79,14 +104,6 @@ def test_spectral_beats_a_random_start_and_repeats():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert rmse(first, test) < rmse(initializers.scaled_(random, seed=0), test) - 0.02
     assert measure.prediction_std(first, train) < train.values.std()
-
-
-def test_spectral_columns_below_the_strength_are_zero_in_both_tables():
-    ratings, _ = synthetic(60, 50, 900, seed=0)
-    model = initializers.spectral_(MatrixFactorization(60, 50, 5, mean=ratings.mean), ratings, l2=10.0)
-    assert not model.user_factors.weight.any()
-    assert not model.item_factors.weight.any()
-    assert model.user_bias.weight.any()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +120,13 @@ def test_spectral_columns_below_the_strength_are_zero_in_both_tables():
         (lambda m: initializers.he_(nn.Linear(2, 2)), TypeError, "model must have.*user_factors.*got Linear"),
         (lambda m: initializers.xavier_(MatrixFactorization(2, 2, 0)), TypeError, "model must have.*user_factors"),
         (lambda m: initializers.spectral_(nn.Linear(2, 2), None), TypeError, "model must have.*user_factors"),
-        (lambda m: initializers.spectral_(MatrixFactorization(2, 2, 2), everything(np.eye(2))), ValueError, "k"),
+        (
+            lambda m: initializers.spectral_(MatrixFactorization(2, 2, 2), everything(np.eye(2))),
+            ValueError,
+            "n_factors must be below n_users=2 and n_items=2 for a spectral start, got 2",
+        ),
+        (lambda m: initializers.spectral_(m, everything(np.eye(4))), IndexError, "at least 4 rows .*users, got 3"),
+        (lambda m: initializers.spectral_(m, everything(np.eye(3)), powers=0), ValueError, "powers must .* got 0"),
     ],
 )
 def test_refusals(call, error, says):

@@ -94,6 +94,25 @@ def test_repeatable_and_checked(ratings):
 
 
 def test_minimum_is_float64_and_needs_no_grad_state(ratings):
-    model = measure.minimum(ratings, 0.5, biases=True)
+    with torch.no_grad():
+        model = measure.minimum(ratings, 0.5, biases=True)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert model.mean.item() == ratings.mean
+
+
+def test_minimum_goes_by_name_not_by_the_tables_order(ratings, monkeypatch):
+    """With one factor all four tables have one column, so that a wrong order would fit without a word."""
+
+    class BiasesFirst(mfkit.MatrixFactorization):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            for name in ("user_factors", "item_factors"):
+                self.add_module(name, self._modules.pop(name))
+
+    plain = measure.minimum(ratings, 0.05, n_factors=1, biases=True)
+    monkeypatch.setattr(measure, "MatrixFactorization", BiasesFirst)
+    other = measure.minimum(ratings, 0.05, n_factors=1, biases=True)
+    assert next(name for name, _ in other.named_parameters()) == "user_bias.weight"
+    batch = (ratings.users, ratings.items, ratings.values.double())
+    values = [objective(m, batch, mfkit.TrainConfig.textbook(l2=0.05)).item() for m in (plain, other)]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)

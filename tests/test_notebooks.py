@@ -5,10 +5,11 @@ import re
 import nbformat
 import pytest
 
-from mfkit import figures
-from mfkit.__main__ import data_cells
+from mfkit import repository
+from mfkit.lab import records
+from mfkit.lab.runner import data_cells
 
-NOTEBOOKS = sorted((figures.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((repository.root() / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -55,14 +56,14 @@ def test_downloaded_ratings_are_read_in_tagged_cells_only(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_figures_named_in_the_text_exist(path):
     text = " ".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
-    records = figures.load(figures.ROOT / "figures")
-    made = {id for id, record in records.items() if record["notebook"] == path.stem}
+    known = records.load(repository.root() / "figures")
+    made = {id for id, record in known.items() if record["notebook"] == path.stem}
     assert made
     assert set(re.findall(rf"`({path.stem[:2]}_[a-z0-9_]+)`", text)) - {path.stem} == made
 
 
 def test_readme_links_resolve_and_name_every_notebook():
-    readme = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (repository.root() / "README.md").read_text(encoding="utf-8")
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link}
-    assert [link for link in links if not (figures.ROOT / link).exists()] == []
+    assert [link for link in links if not (repository.root() / link).exists()] == []
     assert {f"notebooks/{path.name}" for path in NOTEBOOKS} <= links

@@ -5,13 +5,15 @@ import csv
 import nbformat
 import pytest
 
-from mfkit import figures
-from mfkit.__main__ import with_claims
+from mfkit import repository
+from mfkit.lab import records
+from mfkit.lab.runner import with_claims
 from tests import prose
 
-RECORDS = figures.load(figures.ROOT / "figures")
+ROOT = repository.root()
+RECORDS = records.load(ROOT / "figures")
 CLAIMS = {claim["id"]: claim for record in RECORDS.values() for claim in record["claims"]}
-with open(figures.ROOT / "data" / "published.csv", encoding="utf-8") as file:
+with open(ROOT / "data" / "published.csv", encoding="utf-8") as file:
     PUBLISHED = {row["id"]: row["value"] for row in csv.DictReader(file)}
 
 
@@ -21,7 +23,7 @@ def markdown(path) -> str:
     return "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
 
 
-PAGES = [figures.ROOT / "README.md", *sorted((figures.ROOT / "notebooks").glob("*.ipynb"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -35,7 +37,7 @@ def test_claims_have_ids_of_their_own():
 
 
 def test_readme_table_is_made_from_the_records():
-    readme = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_claims(readme, RECORDS) == readme
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch.nn import functional as F
 
 from mfkit import losses, predict
 from tests.cells import from_notebook
@@ -55,9 +54,9 @@ def test_influence_of_one_rating_is_bounded_by_delta():
 
 def test_torchs_huber_at_l2_is_mse_at_twice_l2():
     """By hand: r = 2 from u with v = 1. MSE: u = 2 / (1 + l2). torch's half square: u = 2 / (1 + 2 l2)."""
-    for loss, l2, known in ((F.huber_loss, 0.5, 1.0), (F.mse_loss, 0.5, 4 / 3), (F.mse_loss, 1.0, 1.0)):
+    torchs, ours = {"delta": 10.0, "scale": "torch"}, {"delta": 10.0}
+    for options, l2, known in ((torchs, 0.5, 1.0), (ours, 0.5, 4 / 3), (ours, 1.0, 1.0)):
         u = torch.tensor(known, dtype=torch.float64, requires_grad=True)
         target = torch.tensor(2.0, dtype=torch.float64)
-        options = {"delta": 10.0} if loss is F.huber_loss else {}
-        (slope,) = torch.autograd.grad(loss(u, target, **options) + l2 * u.square(), u)
+        (slope,) = torch.autograd.grad(losses.huber(u, target, **options) + l2 * u.square(), u)
         assert slope.item() == pytest.approx(0, abs=1e-12)

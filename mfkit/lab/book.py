@@ -9,16 +9,17 @@ import html
 import os
 import re
 import shutil
-import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from mfkit import figures
+from mfkit import repository
+from mfkit.files import replacing
+from mfkit.lab.records import COLUMNS, claims_table, load
 
-OUT = Path(__file__).resolve().parent / "_build"
 EXPORTER = HTMLExporter(filters={"clean_html": lambda text: text})  # the notebooks are ours: half the time
 EXPORTER.log.setLevel("ERROR")  # it warns of pictures without a description: that comes below
 NO_ALT = "No description has been provided for this image"
@@ -43,32 +44,35 @@ addEventListener("hashchange", unfold); unfold()
 
 def build(out: Path) -> None:
     """Write the whole book into `out`, which is emptied first."""
+    root = repository.root()
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(figures.ROOT / "figures", out / "figures", ignore=shutil.ignore_patterns(".*"))
-    paths = sorted((figures.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    shutil.copytree(root / "figures", out / "figures", ignore=shutil.ignore_patterns(".*"))
+    paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
-    records = figures.load(figures.ROOT / "figures")
+    records = load(root / "figures")
     (out / "notebooks").mkdir()
     for name in notebooks:
         write(out, f"notebooks/{name}.ipynb", notebook_page(name, notebooks, records))
-    for name in ("README.md", "data/README.md"):
-        text = (figures.ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
+        text = (root / name).read_text(encoding="utf-8")
         write(out, name, page(name, bar(name), markdown(text, name, notebooks, records)))
-    (out / "index.html").write_text(index(notebooks, records), encoding="utf-8")
+    with replacing(out / "index.html") as partial:
+        partial.write_text(index(notebooks, records), encoding="utf-8")
 
 
 def write(out: Path, source: str, text: str) -> None:
     """A page in the place of `source`, links to sources pointing to their pages, and other files that it links."""
     here = Path(source).parent
     for link in re.findall(r'(?:href|src)="(?!#|[a-z]+:)([^"#]+)', text):
-        given, target = figures.ROOT / here / link, out / here / link
+        given, target = repository.root() / here / link, out / here / link
         if given.is_file() and given.suffix not in (".ipynb", ".md") and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(given, target)
     text = re.sub(r'(href="(?!#|[a-z]+:)[^"#]+\.)(?:ipynb|md)(?=["#])', r"\1html", text)
     target = (out / source).with_suffix(".html")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    with replacing(target) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def notebook_page(name: str, notebooks: dict, records: dict) -> str:
@@ -133,27 +137,26 @@ def page(title: str, *parts: str) -> str:
 
 def index(notebooks: dict, records: dict) -> str:
     """Each notebook's question and answer, its figures with captions and files, and its claims."""
-    table = figures.claims_table(records)
+    table = claims_table(records)
     table["id"] = [claim["id"] for _, record in sorted(records.items()) for claim in record["claims"]]
     parts = ["<h1>mfkit</h1>", '<p><a href="README.html">What this is, how to run, extend and cite it</a></p>']
     for name, notebook in notebooks.items():
         question, answer = [*notebook.cells[0].source.split("\n\n"), ""][:2]
-        question, number = (
-            html.escape(re.sub(r"^# (\d\d · )?", "", question)),
-            f'<a href="notebooks/{name}.html">{name[:2]}</a>',
-        )
+        question = html.escape(re.sub(r"^# (\d\d · )?", "", question))
+        number = f'<a href="notebooks/{name}.html">{name[:2]}</a>'
         own = sorted(id for id, record in records.items() if record["notebook"] == name)
         cards = "\n".join(card(id, records[id]["caption"], place(id, name, notebook)) for id in own)
-        claims = table[table["notebook"] == name]
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in claims["verdict"].value_counts().items())
-        heads = "<th>".join(["<tr>", *figures.COLUMNS, "figure", "data</tr>"])
-        rows = "\n".join(map(row, claims.to_dict("records")))
+        claims = [claim for claim in table.to_dict("records") if claim["notebook"] == name]
+        counts = Counter(claim["verdict"] for claim in claims)
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+        heads = "<th>".join(["<tr>", *COLUMNS, "figure", "data</tr>"])
+        rows = "\n".join(map(row, claims))
         parts += [
             f'<h2 id="{name}">{number} {question}</h2>',
             markdown2html(answer),
             f'<div class="gallery">{cards}</div>',
         ]
-        parts += [f"<details><summary>Claims: {counts}</summary><table>{heads}{rows}</table></details>"]
+        parts += [f"<details><summary>Claims: {summary}</summary><table>{heads}{rows}</table></details>"]
     return page("mfkit: all figures and claims", *parts, UNFOLD)
 
 
@@ -171,12 +174,7 @@ def card(id: str, caption: str, place: str) -> str:
 
 
 def row(claim: dict) -> str:
-    cells = [html.escape(str(claim[key])) for key in figures.COLUMNS]
+    cells = [html.escape(str(claim[key])) for key in COLUMNS]
     cells[0] = f'<a href="notebooks/{claim["notebook"]}.html">{claim["notebook"][:2]}</a> {cells[0]}'
     cells += [f'<a href="#{claim["figure"]}">{claim["figure"]}</a>', f'<a href="figures/{claim["figure"]}.csv">csv</a>']
     return f'<tr id="{claim["id"]}" class="{claim["verdict"]}"><td>' + "<td>".join(cells) + "</tr>"
-
-
-if __name__ == "__main__":
-    build(OUT)
-    print(f"{OUT / 'index.html'}", file=sys.stderr)

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import math
-from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
-from mfkit import TrainConfig, figures
+from mfkit import repository
+from mfkit.lab import records
 
 
 @pytest.mark.parametrize(
@@ -32,47 +30,14 @@ from mfkit import TrainConfig, figures
     ],
 )
 def test_verdicts(predicted, measured, tolerance, verdict):
-    assert figures.claim("a-claim", "Something.", predicted, measured, tolerance).verdict == verdict
+    assert records.claim("a-claim", "Something.", predicted, measured, tolerance).verdict == verdict
 
 
 def test_bad_claims_are_refused():
     with pytest.raises(ValueError, match="id must be lower-case-with-dashes, got 'A claim'"):
-        figures.claim("A claim", "Something.", 1, 1)
+        records.claim("A claim", "Something.", 1, 1)
     with pytest.raises(ValueError, match="predicted must be"):
-        figures.claim("a", "Something.", ("~", 1), 1)
-
-
-@pytest.fixture
-def saved(tmp_path, monkeypatch):
-    """A function that saves one small figure into a named folder, with changes to its claim or data."""
-
-    def save(folder: str, data=(1.0, 2.0, math.nan), timing=False, **claim):
-        monkeypatch.setenv("MFKIT_FIGURES", str(tmp_path / folder))
-        fig, ax = plt.subplots()
-        ax.plot([1, 2], label="a line")
-        frame = pd.DataFrame({"x": list(data), "arm": ["a", "b", "c"]})
-        one = figures.claim("a-claim", "It is one.", **{"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim)
-        figures.save(fig, "00_test", frame, [one], "A line.", config=TrainConfig.textbook(), seeds=[0], timing=timing)
-        plt.close(fig)
-        return tmp_path / folder
-
-    return save
-
-
-def test_two_saves_give_the_same_bytes(saved):
-    a, b = saved("a"), saved("b")
-    names = sorted(path.name for path in a.iterdir())
-    assert names == ["00_test.csv", "00_test.json", "00_test.png", "00_test.svg"]
-    assert all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
-
-
-def test_provenance(saved):
-    record = figures.load(saved("a"))["00_test"]
-    assert record["notebook"] == "00_three_examples"
-    assert record["config"]["lr"] == 0.01
-    assert record["seeds"] == [0]
-    assert record["claims"][0]["verdict"] == "HOLDS"
-    assert {"torch", "python", "mfkit"} <= record["versions"].keys()
+        records.claim("a", "Something.", ("~", 1), 1)
 
 
 @pytest.mark.parametrize(
@@ -91,42 +56,32 @@ def test_provenance(saved):
     ],
 )
 def test_a_changed_result_is_reported(saved, change, problem):
-    found = figures.problems(saved("old"), saved("new", **change), ["00_test"])
+    found = records.problems(saved("old"), saved("new", **change), ["00_test"])
     assert (found == []) if problem is None else any(problem in line for line in found)
 
 
 def test_a_missing_or_new_figure_is_reported(saved, tmp_path):
     (tmp_path / "empty").mkdir()
     old = saved("old")
-    assert figures.problems(old, tmp_path / "empty", ["00_test"]) == ["00_test: not made again"]
-    assert figures.problems(tmp_path / "empty", old, ["00_test"]) == ["00_test: made, but not committed"]
+    assert records.problems(old, tmp_path / "empty", ["00_test"]) == ["00_test: not made again"]
+    assert records.problems(tmp_path / "empty", old, ["00_test"]) == ["00_test: made, but not committed"]
 
 
 def test_timings_are_never_compared(saved):
-    assert figures.problems(saved("old", timing=True), saved("new", timing=True, measured=9.0), ["00_test"]) == []
+    assert records.problems(saved("old", timing=True), saved("new", timing=True, measured=9.0), ["00_test"]) == []
 
 
-def test_save_refuses_bad_ids(saved):
-    fig, _ = plt.subplots()
-    one = figures.claim("a-claim", "Something.", 1, 1)
-    with pytest.raises(ValueError, match="got 'phase_diagram'"):
-        figures.save(fig, "phase_diagram", pd.DataFrame(), [one], "")
-    with pytest.raises(ValueError, match="ids of their own"):
-        figures.save(fig, "00_test", pd.DataFrame(), [one, replace(one, statement="Else.")], "")
-    plt.close(fig)
+COMMITTED = repository.root() / "figures"
 
 
-COMMITTED = figures.ROOT / "figures"
-
-
-@pytest.mark.parametrize("id", figures.load(COMMITTED))
+@pytest.mark.parametrize("id", records.load(COMMITTED))
 def test_committed_files_are_those_of_their_record(id):
     assert file_problems(COMMITTED, id) == []
 
 
 def file_problems(folder, id) -> list[str]:
     record = json.loads((folder / f"{id}.json").read_text(encoding="utf-8"))
-    claims = [figures.Claim(**{k: v for k, v in c.items() if k != "verdict"}) for c in record["claims"]]
+    claims = [records.Claim(**{k: v for k, v in c.items() if k != "verdict"}) for c in record["claims"]]
     found = [
         f"{s}: not the recorded file"
         for s, sha in record["sha256"].items()
@@ -149,4 +104,22 @@ def test_a_tampered_csv_or_verdict_is_seen(saved):
 
 def test_every_picture_has_a_record():
     stems = {path.stem for path in COMMITTED.iterdir() if not path.name.startswith(".")}
-    assert stems == figures.load(COMMITTED).keys()
+    assert stems == records.load(COMMITTED).keys()
+
+
+def test_a_file_that_is_still_being_written_is_no_record(saved):
+    folder = saved("a")
+    for name in (".00_test.json.4711.partial", "00_other.json.partial", ".00_other.json.1.partial"):
+        (folder / name).write_text('{"id": "00_ot')
+    assert list(records.load(folder)) == ["00_test"]
+
+
+def test_claims_are_printed_figure_by_figure(saved, capsys):
+    records.print_claims(records.load(saved("a")), skipped=["00_z", "00_b"])
+    assert capsys.readouterr().out == (
+        "\n00_three_examples · figure 00_test\n"
+        "  HOLDS  predicted 1 ± 0.01 rel., measured 1.001\n"
+        "         It is one.\n"
+        "\nfigure 00_b: skipped, it needs downloaded ratings\n"
+        "\nfigure 00_z: skipped, it needs downloaded ratings\n"
+    )

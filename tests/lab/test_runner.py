@@ -1,6 +1,7 @@
-"""The runner and the notebook guards, each shown to bite on a planted defect, in a tiny project of one notebook."""
+"""The runner and the notebook guards, each shown to bite on a planted defect, in tiny checkouts."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mfkit import __main__ as runner
-from mfkit import figures
+from mfkit import repository
+from mfkit.lab import records, runner
 
 SAVE = """
 claims = [figures.claim("{id}", "Two is two.", 2.0, {measured}, 0.5, repeat=0.01)]
@@ -17,23 +18,18 @@ fig, ax = plt.subplots()
 figures.save(fig, "00_{id}", pd.DataFrame({{"x": [1.0, 2.0]}}), claims, "A caption.")
 plt.close(fig)
 figures.verdicts(claims)"""
-IMPORTS = "import matplotlib.pyplot as plt\nimport pandas as pd\nfrom mfkit import figures"
+IMPORTS = "import matplotlib.pyplot as plt\nimport pandas as pd\nfrom mfkit.lab import figures"
 NEEDS_DATA = {"tags": ["needs-data"]}
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project whose only notebook makes the figure 00_two and, from downloaded ratings, 00_data; as committed."""
-    for folder in ("notebooks", "figures"):
-        (tmp_path / folder).mkdir()
+def project(checkout):
+    """A checkout whose only notebook makes the figure 00_two and, from downloaded ratings, 00_data; as committed."""
     start, end = runner.README_TABLE
-    (tmp_path / "README.md").write_text(f"# A project\n\n{start}\n{end}\n")
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    monkeypatch.setattr(runner, "data_problem", lambda: None)
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # the runner sets variables for its kernels
-    write(tmp_path, IMPORTS, SAVE.format(id="two", measured=2.0), (SAVE.format(id="data", measured=2.0), NEEDS_DATA))
+    (checkout / "README.md").write_text(f"# A project\n\n{start}\n{end}\n")
+    write(checkout, IMPORTS, SAVE.format(id="two", measured=2.0), (SAVE.format(id="data", measured=2.0), NEEDS_DATA))
     assert runner.reproduce(runner.choose([]), update=True) == 0
-    return tmp_path
+    return checkout
 
 
 def write(project, *cells):
@@ -52,13 +48,23 @@ def bytes_of(project):
 
 
 def test_reproducing_leaves_the_project_as_it_is_and_updating_twice_gives_the_same_bytes(project, capsys):
+    (project / "figures" / ".00_two.json.4711.partial").write_text("{")  # somebody else is writing: no record yet
     before = bytes_of(project)
     assert "Two is two." in (project / "README.md").read_text()
     assert runner.reproduce(runner.choose(["00"])) == 0
     assert bytes_of(project) == before
-    assert "HOLDS  predicted 2 ± 0.5 rel., measured 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "HOLDS  predicted 2 ± 0.5 rel., measured 2" in printed
+    assert "1 notebooks, 2 figures: as committed" in printed
     assert runner.reproduce(runner.choose([]), update=True) == 0
     assert bytes_of(project) == before
+
+
+def test_the_terminal_is_calm(checkout, capfd):
+    """Piped, a run says one line a notebook on stderr: no bars, none of the kernel's own words."""
+    write(checkout, "1 + 1")
+    assert runner.reproduce(runner.choose([])) == 0
+    assert re.fullmatch(r"00_three_examples +done in \d+ s\n", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +111,80 @@ def test_a_figure_that_is_no_longer_made_is_reported_and_then_removed(project, c
 
 
 def test_an_unknown_notebook_names_the_known_ones():
-    with pytest.raises(SystemExit, match="no notebook starts with '77'; there are 00_three_examples"):
+    with pytest.raises(ValueError, match="no notebook starts with '77'; there are 00_three_examples"):
         runner.choose(["77"])
+
+
+def test_without_notebooks_nothing_is_said_to_be_as_committed(checkout, capsys):
+    assert runner.reproduce(runner.choose([])) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"There is no notebook to run in {checkout / 'notebooks'}.\n"
+
+
+def test_kernels_import_the_mfkit_that_runs_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["elsewhere", "", "there"]))
+    told = runner.kernel_environment(tmp_path)
+    assert told["PYTHONPATH"].split(os.pathsep) == [str(repository.PLACE), "elsewhere", "there"]
+    assert told["MFKIT_FIGURES"] == str(tmp_path)
+
+
+# A new notebook
+
+README = """# A project
+
+| | question |
+|---|---|
+| [00](notebooks/00_first.ipynb) | First? | |
+| [20](notebooks/20_last.ipynb) | Last? | |
+
+Read them in order.
+
+{}
+{}
+"""
+
+
+@pytest.fixture
+def two_notebooks(checkout):
+    for name in ("00_first", "20_last"):
+        nbformat.write(new_notebook(), checkout / "notebooks" / f"{name}.ipynb")
+    (checkout / "README.md").write_text(README.format(*runner.README_TABLE))
+    return checkout
+
+
+def test_a_new_notebook_is_laid_out_linked_in_the_readme_and_runs(two_notebooks, capsys):
+    runner.new("12_my_own_question")
+    assert "Next: python -m mfkit reproduce 12 --update" in capsys.readouterr().out
+    readme = (two_notebooks / "README.md").read_text()
+    assert re.findall(r"^\| \[(\d\d)\]\(notebooks/", readme, re.MULTILINE) == ["00", "12", "20"]
+    assert "| [12](notebooks/12_my_own_question.ipynb) | My own question? | |\n" in readme
+    text = (two_notebooks / "notebooks" / "12_my_own_question.ipynb").read_text()
+    assert "# My own question?" in text
+    assert "NN" not in text
+
+    assert runner.reproduce(runner.choose(["12"]), update=True) == 0
+    record = records.load(two_notebooks / "figures")["12_arms"]
+    assert [claim["verdict"] for claim in record["claims"]] == ["HOLDS", "HOLDS"]
+    assert runner.reproduce(runner.choose(["12"])) == 0
+
+
+@pytest.mark.parametrize("name", ["my_question", "2_my_question", "12", "12_", "12_My_question", "12_a/b", "00_other"])
+def test_a_bad_or_taken_name_is_refused_and_nothing_is_written(two_notebooks, name):
+    before = bytes_of(two_notebooks)
+    with pytest.raises(ValueError, match=f"got '{name}'; taken are 00_first, 20_last"):
+        runner.new(name)
+    assert bytes_of(two_notebooks) == before
+
+
+# The guards of nbval
 
 
 def nbval(tmp_path, *cells, **environment) -> str:
     """What pytest says of a notebook with these cells, under the project's guards."""
     path = tmp_path / "try.ipynb"
     nbformat.write(new_notebook(cells=list(cells)), path)
-    root = runner.Path(__file__).resolve().parent.parent
+    root = repository.root()
     options = ["-c", str(root / "pyproject.toml"), "-p", "conftest", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, str(path)]
     return subprocess.run(command, cwd=root, env=os.environ | environment, capture_output=True, text=True).stdout

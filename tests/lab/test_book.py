@@ -1,15 +1,16 @@
 """The book: every link and image of every page leads somewhere, and to the right thing."""
 
 import re
-import runpy
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from mfkit import figures
+from mfkit import repository
+from mfkit.lab import records
+from mfkit.lab.book import build
 
-RECORDS = figures.load(figures.ROOT / "figures")
+RECORDS = records.load(repository.root() / "figures")
 
 
 class Page(HTMLParser):
@@ -30,7 +31,7 @@ class Page(HTMLParser):
 def book(tmp_path_factory):
     """Folder, and the pages in it by path."""
     out = tmp_path_factory.mktemp("book") / "book"
-    runpy.run_path(str(figures.ROOT / "book" / "build.py"))["build"](out)
+    build(out)
     return out, {path: Page(path.read_text(encoding="utf-8")) for path in sorted(out.rglob("*.html"))}
 
 
@@ -51,7 +52,8 @@ def broken(pages):
 
 def test_every_relative_link_and_image_resolves(book):
     _, pages = book
-    assert len(pages) == len(list((figures.ROOT / "notebooks").glob("*.ipynb"))) + 3  # index, README, data/README
+    pages_beside = ("index", "README", "CONTRIBUTING", "CHANGELOG", "data/README")
+    assert len(pages) == len(list((repository.root() / "notebooks").glob("*.ipynb"))) + len(pages_beside)
     assert broken(pages) == []
 
 

@@ -1,0 +1,116 @@
+"""Bayesian matrix factorization by Gibbs sampling (Salakhutdinov & Mnih 2008, with diagonal priors of mean zero).
+
+    r ~ N(mean + b_i + c_j + u_i.v_j, noise_std^2),     column f of P ~ N(0, 1 / p_f),     of Q ~ N(0, 1 / q_f)
+
+P: (m, k) rows (u, b)     Q: (n, k) rows (v, c)     k = n_factors + 1; n_factors without biases
+
+Given the rest, a user's row is Gaussian with precision X'X / noise_std^2 + diag(p), X the rows (v, 1) that they rated:
+the ridge regression of als.py, and noise. p, q and the noise's precision are Gamma, with a prior Gamma(1, 1).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mfkit.als import Problem, check_count
+from mfkit.data import Ratings
+from mfkit.model import MatrixFactorization
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Samples of a Bayesian matrix factorization: users (S, m, k), items (S, n, k), float32; noise_std (S,)."""
+
+    mean: float
+    biases: bool
+    users: Tensor
+    items: Tensor
+    noise_std: Tensor
+
+    def predict(self, users: Tensor, items: Tensor, *, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
+        """Mean and std over the samples of the predictions for these pairs, (K,) each, in rating units.
+
+        The std is of the rating without its noise; a new rating has sqrt(std^2 + noise_std^2).
+        """
+        means, stds = [], []
+        for i, j in zip(users.cpu().split(chunk), items.cpu().split(chunk), strict=True):
+            drawn_SK = torch.stack([self._interaction(P[i], Q[j]) for P, Q in zip(self.users, self.items, strict=True)])
+            means.append(self.mean + drawn_SK.mean(0))
+            stds.append(drawn_SK.std(0, correction=0))
+        return torch.cat(means), torch.cat(stds)
+
+    def _interaction(self, P: Tensor, Q: Tensor) -> Tensor:
+        """u.v + b + c of paired rows, (K, k) each: (K,)."""
+        if not self.biases:
+            return (P * Q).sum(1)
+        return (P[:, :-1] * Q[:, :-1]).sum(1) + P[:, -1] + Q[:, -1]
+
+
+@torch.no_grad()
+def sample_posterior(
+    model: MatrixFactorization,
+    ratings: Ratings,
+    *,
+    samples: int = 40,
+    burn_in: int = 10,
+    seed: int = 0,
+    noise_std: float | None = None,
+    prior_std: float | None = None,
+    max_bytes: int | None = None,
+    on_sample: Callable[[int, Posterior], None] | None = None,
+) -> Posterior:
+    """Samples of the posterior above: nothing is left to tune but n_factors.
+
+    model: sizes, mean and biases; it is not changed. burn_in: sweeps that are thrown away, from a spectral start
+    without l2. samples: sweeps that are kept, 4 k (m + n) bytes each. noise_std, prior_std: held instead of drawn.
+    on_sample(sweep, posterior so far). The same samples for a seed on the CPU. Errors as `fit_als`.
+    """
+    for name, given in (("noise_std", noise_std), ("prior_std", prior_std)):
+        if given is not None and not (given > 0 and math.isfinite(given)):
+            raise ValueError(f"{name} must be finite and above 0, got {given}")
+    check_count("samples", samples)
+    check_count("burn_in", burn_in, least=0)
+    problem = Problem(model, ratings, dtype=torch.float32, max_bytes=max_bytes)
+    generator = torch.Generator().manual_seed(seed)
+    if 0 < problem.d < min(problem.shape):
+        problem.start_spectral(0.0, generator)
+    noise = noise_std or ratings.values.std(correction=0).item() or 1.0
+    alpha = noise**-2
+    users, items, noise_stds = [], [], []
+
+    def so_far() -> Posterior:
+        stacked = (torch.stack(users), torch.stack(items), torch.tensor(noise_stds))
+        return Posterior(problem.mean, problem.biases, *stacked)
+
+    for sweep in range(1, burn_in + samples + 1):
+        squares = 0.0
+        for which, table in enumerate(problem.tables):
+            rate = table.square().sum(0) / 2
+            if prior_std is None:
+                precision = _draw_gamma(len(table) / 2, rate, generator)
+            else:
+                precision = torch.full_like(rate, prior_std**-2)
+            ridge = (precision / alpha).to(table).expand(len(table), -1)
+            squares = problem.half_sweep(which, ridge, noise=(alpha**-0.5, generator))
+        if noise_std is None:
+            alpha = _draw_gamma(len(ratings) / 2, torch.tensor(squares / 2), generator).item()
+        if sweep > burn_in:
+            users.append(problem.tables[0].cpu().clone())
+            items.append(problem.tables[1].cpu().clone())
+            noise_stds.append(alpha**-0.5)
+            if on_sample:
+                on_sample(sweep, so_far())
+    return so_far()
+
+
+def _draw_gamma(shape: float, rate: Tensor, generator: torch.Generator) -> Tensor:
+    """Precisions given `shape` = n / 2 and `rate` = sum of n squares / 2, under the prior Gamma(1, 1), float64.
+
+    Mean (1 + shape) / (1 + rate). torch.distributions draws from the global generator only.
+    """
+    concentration = torch.full(rate.shape, 1 + shape, dtype=torch.float64)
+    drawn = torch._standard_gamma(concentration, generator=generator)  # pyright: ignore[reportPrivateImportUsage]
+    return drawn / (1 + rate.cpu().double())

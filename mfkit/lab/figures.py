@@ -1,0 +1,153 @@
+"""Figures that can be cited: a picture, the data it shows, where it came from, and the claims it carries.
+
+    figures/<id>.svg .png   the picture            figures/<id>.csv    what is plotted, one row a point
+    figures/<id>.json       caption, notebook, versions, config, claims, and the sha256 of the other three
+
+An id starts with its notebook's number: 05_phase_diagram. No date, host or commit goes in: on one machine the same
+code gives the same bytes. A notebook finds its claims here too: `claim`, `verdicts`, `measurements` are records'.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import mfkit
+from mfkit import repository
+from mfkit.files import replacing
+from mfkit.lab.records import Claim, claim, measurements, plain, verdicts
+
+__all__ = ["COLORS", "claim", "directory", "end_labels", "measurements", "save", "style", "verdicts"]
+
+# Okabe & Ito's colour-blind-safe colours; the same thing has the same colour in every notebook.
+COLORS = {
+    "bad": "#D55E00",  # as the textbook has it
+    "good": "#009E73",  # mended
+    "sgd": "#0072B2",
+    "adam": "#CC79A7",
+    "huber": "#56B4E9",
+    "other": "#E69F00",
+    "reference": "#595959",  # mean, biases, noise floor
+    "theory": "#000000",  # always dotted
+}
+
+
+def style() -> None:
+    """The one style of all figures, and tables that show whole sentences. Call it once, after the imports."""
+    colors = [color for name, color in COLORS.items() if name not in ("reference", "theory")]
+    plt.rc("figure", figsize=(6.5, 3.6), dpi=110)  # inches, as printed
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("savefig", dpi=200)
+    plt.rc("font", family="DejaVu Sans", size=9)  # comes with matplotlib: the same letters everywhere
+    plt.rc("axes", titlesize=10, titlelocation="left", grid=True, axisbelow=True, prop_cycle=cycler(color=colors))
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("grid", color="#E5E5E5", linewidth=0.6)
+    plt.rc("lines", linewidth=1.6, markersize=4)
+    plt.rc("legend", frameon=False)
+    plt.rc("svg", fonttype="path")
+    pd.set_option("display.max_colwidth", None, "display.width", 120)
+
+
+def end_labels(ax: Axes, **text: Any) -> None:
+    """Name each labelled line at its right end, in its colour, instead of in a legend; moved apart where they meet."""
+    ax.figure.canvas.draw()
+    ends = []
+    for line in ax.get_lines():
+        xy = np.asarray(line.get_xydata(), dtype=float)
+        xy = xy[np.isfinite(xy).all(axis=1)]
+        if not str(line.get_label()).startswith("_") and len(xy):
+            ends.append((ax.transData.transform(xy[-1])[1], xy[-1], line))
+    gap, lowest = 1.25 * plt.rcParams["font.size"] * ax.figure.dpi / 72, -math.inf
+    for y, end, line in sorted(ends, key=lambda end: end[0]):
+        lowest = max(y, lowest + gap)
+        points = (lowest - y) * 72 / ax.figure.dpi
+        at = {"xy": tuple(end), "xytext": (4, points), "textcoords": "offset points", "va": "center"}
+        ax.annotate(line.get_label(), **at, color=line.get_color(), annotation_clip=False, **text)
+
+
+def directory() -> Path:
+    """Where `save` writes: $MFKIT_FIGURES (the runner's), or figures/ in the checkout, or in the current folder."""
+    if given := os.environ.get("MFKIT_FIGURES"):
+        return Path(given)
+    return (repository.find() or Path.cwd()) / "figures"
+
+
+def save(
+    fig: Figure,
+    id: str,
+    data: pd.DataFrame,
+    claims: Sequence[Claim],
+    caption: str,
+    *,
+    config: Any = None,
+    seeds: Iterable[int] = (),
+    tolerance: float = 0.02,
+    timing: bool = False,
+) -> None:
+    """Write the four files of a figure, moved into place when all are whole.
+
+    data: what is plotted, one row a point. claims: those it shows. caption: states the finding.
+    config: a TrainConfig or a dict of settings. seeds: those of its runs. tolerance: how far numbers of `data` may lie
+    from the committed ones, relative to their column's largest. timing=True: seconds, or what depends on them;
+    measured and shown again by every run, never compared and, once committed, not overwritten.
+    Raises ValueError for an id that no notebook's number starts, or claims with the same id.
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", id):
+        raise ValueError(f"id must be the notebook's number and a name, like '05_phase_diagram', got {id!r}")
+    if len({c.id for c in claims}) != len(claims):
+        raise ValueError(f"claims must have ids of their own, got {[c.id for c in claims]}")
+    folder = directory()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:  # which moves them in the opposite order: the record comes last
+        partial = {
+            suffix: stack.enter_context(replacing(folder / f"{id}.{suffix}"))
+            for suffix in ("json", "csv", "png", "svg")
+        }
+        with plt.rc_context({"svg.hashsalt": "mfkit"}):
+            fig.savefig(partial["svg"], format="svg", metadata={"Date": None, "Creator": None})
+        fig.savefig(partial["png"], format="png", metadata={"Software": None})
+        data.to_csv(partial["csv"], index=False, float_format="%.9g", lineterminator="\n")
+        record = {
+            "id": id,
+            "caption": caption,
+            "notebook": _notebook(id),
+            "command": f"python -m mfkit reproduce {id[:2]}",
+            "versions": _versions(),
+            "seeds": list(seeds),
+            "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
+            "tolerance": tolerance,
+            "timing": timing,
+            "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
+            "sha256": {
+                suffix: hashlib.sha256(partial[suffix].read_bytes()).hexdigest() for suffix in ("svg", "png", "csv")
+            },
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
+        partial["json"].write_text(text + "\n", encoding="utf-8")
+
+
+def _notebook(id: str) -> str | None:
+    """The name of the notebook whose number starts the id, where there is one."""
+    checkout = repository.find()
+    found = sorted((checkout / "notebooks").glob(f"{id[:2]}_*.ipynb")) if checkout else []
+    return found[0].stem if found else None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "mfkit": mfkit.__version__}
+    return versions | {name: version(name).split("+")[0] for name in ("torch", "numpy", "scipy", "matplotlib")}
