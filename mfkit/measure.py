@@ -23,6 +23,7 @@ from mfkit.data import Ratings
 from mfkit.evaluate import rmse
 from mfkit.model import MatrixFactorization
 from mfkit.objective import objective
+from mfkit.recipe import batch_size
 from mfkit.trainer import DivergenceError, train
 
 
@@ -154,7 +155,7 @@ def learning_curve(
 
     largest: the largest absolute prediction over the test pairs, in rating units. Errors as `train`.
     """
-    steps = math.ceil(len(ratings) / config.batch_size)
+    steps = math.ceil(len(ratings) / batch_size(config, ratings))
     rows: list[tuple[float, float]] = []
 
     def look(record: dict) -> None:
@@ -184,7 +185,7 @@ def _run(
         if (enough is not None and enough(record)) or record["step"] >= steps:
             raise _Enough
 
-    epochs = math.ceil(steps * config.batch_size / len(ratings)) + 1
+    epochs = math.ceil(steps * batch_size(config, ratings) / len(ratings)) + 1
     with suppress(_Enough):
         train(model, ratings, replace(config, epochs=epochs), on_step=look)
 

@@ -77,8 +77,12 @@ def complete(config: TrainConfig, ratings: Ratings) -> TrainConfig:
         l2 = 0.0
     if l2 is None and config.loss == "mae":
         raise ValueError("l2 has no formula for loss='mae'; want a number, 0 for none")
-    batch_size = config.batch_size
-    if batch_size is None:
-        power = round(math.log2(len(ratings) / BATCHES_AN_EPOCH))
-        batch_size = min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH) if power > 0 else SMALLEST_BATCH
-    return replace(config, l2=l2, batch_size=batch_size)
+    return replace(config, l2=l2, batch_size=batch_size(config, ratings))
+
+
+def batch_size(config: TrainConfig, ratings: Ratings) -> int:
+    """The config's; or a power of two near a 128th of the ratings, from 32 to 512: of more a step learns little more."""
+    if config.batch_size is not None:
+        return config.batch_size
+    power = round(math.log2(max(len(ratings) / BATCHES_AN_EPOCH, 1)))
+    return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)

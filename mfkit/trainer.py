@@ -26,7 +26,7 @@ from mfkit.evaluate import check_fit, in_mode, rmse
 from mfkit.model import MatrixFactorization
 from mfkit.objective import has_sparse_gradients, is_compiled, model_inside, objective
 from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
-from mfkit.recipe import choose_l2, complete
+from mfkit.recipe import batch_size, choose_l2, complete
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
@@ -70,7 +70,7 @@ def train(
             break
         seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
         with training_mode(model, optimizer, seed):
-            for batch in ratings.batches(config.batch_size, torch.Generator().manual_seed(seed)):
+            for batch in ratings.batches(batch_size(config, ratings), torch.Generator().manual_seed(seed)):
                 optimizer.zero_grad(set_to_none=True)
                 loss = objective(model, batch, config)
                 loss.backward()

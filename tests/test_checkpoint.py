@@ -256,7 +256,9 @@ def test_a_checkpoint_of_the_first_version_is_refused_with_a_sentence(tmp_path):
     ratings, _ = problem()
     path = tmp_path / "run.pt"
     torch.save({"model": model_for(ratings).state_dict(), "optimizer": {}, "records": []}, path)
-    with pytest.raises(ValueError, match=r"was written by torch.save or by mfkit 0.1, and such files cannot be verified; want one"):
+    with pytest.raises(
+        ValueError, match=r"was written by torch.save or by mfkit 0.1, and such files cannot be verified; want one"
+    ):
         train(model_for(ratings), ratings, QUICK, checkpoint=path, resume=True)
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # earlier than they are told: a model starts from `initializers`, a config knows `losses` and `optimizers` by name.
 CORE = (
     "data",
+    "files",
     "initializers",
     "model",
     "losses",
@@ -23,6 +24,7 @@ CORE = (
     "clipping",
     "checkpoint",
     "evaluate",
+    "recipe",
     "trainer",
 )
 LONGEST = 60  # lines of a function, from its def to its end
