@@ -1,12 +1,13 @@
 """Alternating least squares: exact solves for all users, then for all items.
 
-    minimise  sum over ratings of [ loss(e) + l2 (|u|^2 + |v|^2 + b^2 + c^2) ],       e = mean + b + c + u.v - rating
+    minimise  sum over ratings of [ loss(e) + l2 (|u|^2 + |v|^2 + b^2 + c^2) ],       e = b + c + u.v - r
+    r = (rating - mean) / scale
 
 With the items held, the row (u, b) of a user with n ratings is a ridge regression on x = (v, 1) of those n items:
 
-    (X'X + l2 n I) (u, b) = X' (rating - mean - c)                 (Zhou et al. 2008; Koren, Bell & Volinsky 2009)
+    (X'X + l2 n I) (u, b) = X' (r - c)                 (Zhou et al. 2008; Koren, Bell & Volinsky 2009)
 
-and all it needs stands in one small Gram matrix Y'Y of the rows y = (v, 1, c, rating - mean). So half a sweep is a
+and all it needs stands in one small Gram matrix Y'Y of the rows y = (v, 1, c, r). So half a sweep is a
 gather, a batched product and a batched Cholesky. Ratings are sorted by row and cut into segments of L, the last one of
 a row padded with rows of zeros: long and short rows make equal work, as in ALX (Mehta et al. 2021).
 
@@ -28,7 +29,9 @@ from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
 from mfkit.model import MatrixFactorization
+from mfkit.recipe import choose_l2
 
+PILOT_SWEEPS = 8  # to find l2
 GATHER_BYTES = 4 * 2**20  # of Y at a time: what stays in a core's cache between the gather and the product
 
 
@@ -37,11 +40,11 @@ def fit_als(
     model: MatrixFactorization,
     ratings: Ratings,
     *,
-    l2: float,
-    sweeps: int,
+    l2: float | None = None,
+    sweeps: int = 10,
     start: str = "spectral",
     loss: str = "mse",
-    delta: float = 1.0,
+    delta: float | None = None,
     dtype: torch.dtype = torch.float32,
     max_bytes: int | None = None,
     seed: int = 0,
@@ -49,12 +52,15 @@ def fit_als(
 ) -> list[float]:
     """Fit `model` in place; the objective, the sum above over N, after each sweep. It never rises, up to rounding.
 
-    l2: of the per-rating penalty, as in `train`; 0 gets a ridge of rounding's size. The model's mean stays as it is.
-    sweeps: each solves all users, then all items. Rows without ratings become zero.
+    l2: of the per-rating penalty, as in `train`, in units of the model's scale; 0 gets a ridge of rounding's size. None
+        computes it from the ratings (recipe.py), and the model takes their mean and std for what it was not given.
+    sweeps: each solves all users, then all items; after ten, errors change in the fourth digit. Rows without ratings
+        become zero.
     start: "spectral", near the optimum (`initializers.spectral_start`), random where n_factors is not below both
         sides; "random", item factors N(0, 0.1 / sqrt(d)); "model", the item tables as they are (under "huber" the
         users' too).
     loss: "huber" (e^2 within `delta`) by iteratively reweighted least squares, w = min(1, delta / |e|).
+    delta: in units of the model's scale; None is the ratings' own spread, which outliers do not move (Ratings.spread).
     dtype: of the solves; float64 for a reference. max_bytes: working memory beside the sorted ratings (about 20
         bytes a rating) and the tables, default 256 MB. on_sweep(sweep, objective): called when the model holds it.
     The model's device; the same numbers each time on the CPU. Raises ValueError, TypeError or IndexError for what does
@@ -62,12 +68,14 @@ def fit_als(
     """
     _check_choice("start", start, ("spectral", "random", "model"))
     _check_choice("loss", loss, ("mse", "huber"))
-    if not (l2 >= 0 and math.isfinite(l2)):
-        raise ValueError(f"l2 must be finite and at least 0, got {l2}")
+    check_count("sweeps", sweeps)
+    l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
+    if delta is None:
+        delta = (ratings.spread or 1.0) / model.scale.item()
     if not (delta > 0 and math.isfinite(delta)):
         raise ValueError(f"delta must be finite and above 0, got {delta}")
-    check_count("sweeps", sweeps)
-    problem = Problem(model, ratings, dtype=dtype, max_bytes=max_bytes)
+    mean, scale = model.mean.item(), model.scale.item()
+    problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
     if start == "model":
         problem.read(model)
@@ -93,6 +101,29 @@ def fit_als(
     return history
 
 
+def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, options: dict) -> float:
+    """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps."""
+    check_model(model, ratings)
+    if l2 is not None:
+        if not (l2 >= 0 and math.isfinite(l2)):
+            raise ValueError(f"l2 must be finite and at least 0, got {l2}")
+        return l2
+    model.use_units(ratings)
+
+    def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
+        assert isinstance(pilot, MatrixFactorization)
+        fit_als(pilot, part, l2=l2, sweeps=1, start="model" if number else "spectral", **options)
+
+    return choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+
+
+def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
+    """Raises TypeError for another model or no Ratings, IndexError for one with too few rows."""
+    if not isinstance(model, MatrixFactorization):
+        raise TypeError(f"model must be a MatrixFactorization, got {type(model).__name__}")
+    check_fit(model, ratings, "ratings")
+
+
 def check_count(name: str, given: int, least: int = 1) -> None:
     """Raises ValueError unless `given` is an integer of at least `least`."""
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
@@ -106,7 +137,8 @@ def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
 
 def _huber_sum(model: MatrixFactorization, ratings: Ratings, delta: float) -> float:
     prediction = model.predict(ratings.users, ratings.items).cpu()
-    return losses.huber(prediction, ratings.values.cpu(), delta).double().sum().item()
+    scale = model.scale.cpu()
+    return losses.huber(prediction / scale, ratings.values.cpu() / scale, delta).double().sum().item()
 
 
 class Side:
@@ -155,18 +187,21 @@ class Problem:
     """
 
     def __init__(
-        self, model: MatrixFactorization, ratings: Ratings, *, dtype: torch.dtype, max_bytes: int | None
+        self,
+        model: MatrixFactorization,
+        ratings: Ratings,
+        *,
+        mean: float,
+        scale: float,
+        dtype: torch.dtype,
+        max_bytes: int | None,
     ) -> None:
-        """Reads the sizes, the mean and the biases' presence from `model`, but no table of it.
+        """Reads the sizes and the biases' presence from `model`, but no table of it; r is (rating - mean) / scale.
 
         max_bytes: working memory of a solve; 256 MB where None. Raises TypeError for another model, IndexError for
         one with too few rows, ValueError for max_bytes that hold no solve.
         """
-        if not isinstance(model, MatrixFactorization):
-            raise TypeError(f"model must be a MatrixFactorization, got {type(model).__name__}")
-        check_fit(model, ratings, "ratings")
-        mean = model.get_buffer("mean")
-        self.mean = float(mean.item())
+        device = model.mean.device
         self.shape = (model.n_users, model.n_items)
         self.biases = model.user_bias is not None
         self.d = model.n_factors
@@ -177,11 +212,12 @@ class Problem:
         least = 64 * self.K * 8 + 4 * 8 * self.K**2
         if self.max_bytes < least:
             raise ValueError(f"max_bytes must be at least {least} for n_factors={self.d}, got {max_bytes}")
-        ratings = ratings.to(mean.device)
-        users, items, values = ratings.users, ratings.items, ratings.values.to(dtype) - self.mean
+        ratings = ratings.to(device)
+        users, items = ratings.users, ratings.items
+        values = (ratings.values.to(dtype) - mean) / scale
         m, n = self.shape
         self.sides = [Side(users, items, values, m, n), Side(items, users, values, n, m)]
-        self.tables = [torch.zeros(rows, self.k, dtype=dtype, device=mean.device) for rows in self.shape]
+        self.tables = [torch.zeros(rows, self.k, dtype=dtype, device=device) for rows in self.shape]
 
     def start_random(self, generator: torch.Generator) -> None:
         """Item factors from N(0, 0.1 / sqrt(d)); drawn on the CPU, so that a seed gives the same on every device."""
@@ -250,11 +286,8 @@ class Problem:
             A, b = G[:, :k, :k].clone(), G[:, :k, self.target, None]
             if self.biases:
                 b = b - G[:, :k, k, None]
-            diagonal = A.diagonal(dim1=1, dim2=2)
-            rounding = 4 * torch.finfo(A.dtype).eps * (diagonal.sum(1, keepdim=True) / k)
-            diagonal += ridge[rows] + rounding
-            diagonal.masked_fill_(diagonal <= 0, 1.0)  # a row without ratings and penalty
-            L = torch.linalg.cholesky(A)
+            A.diagonal(dim1=1, dim2=2).add_(ridge[rows])
+            L = _cholesky(A)
             x = torch.linalg.solve_triangular(L, b, upper=False)
             if noise is not None:
                 std, generator = noise
@@ -276,6 +309,28 @@ class Problem:
                 factors.weight.copy_(table[:, : self.d])
             if bias is not None:
                 bias.weight.copy_(table[:, self.d :])
+
+
+def _cholesky(A: Tensor) -> Tensor:
+    """L with L L' = A + a ridge of rounding's size, (rows, k, k); A is overwritten.
+
+    Sums in A are off by multiples of eps times its trace, so that a row with fewer ratings than columns, and hardly a
+    penalty, need not come out positive definite: where it does not, its ridge is raised until it does.
+    """
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    rounding = 4 * torch.finfo(A.dtype).eps * diagonal.mean(1, keepdim=True)
+    diagonal += rounding
+    diagonal.masked_fill_(diagonal <= 0, 1.0)  # a row without ratings and penalty
+    for _ in range(6):
+        L, failed = torch.linalg.cholesky_ex(A)
+        if not failed.any():
+            return L
+        diagonal += (failed > 0)[:, None] * (15 * rounding)
+        rounding = rounding * 16
+    raise ArithmeticError(
+        "l2 must be larger for ratings of this size: a row's equations have no solution in "
+        f"{A.dtype}; want dtype=torch.float64, ratings over their std, or the logarithm of counts"
+    )
 
 
 def _parts(model: MatrixFactorization) -> tuple[tuple[nn.Embedding | None, nn.Embedding | None], ...]:

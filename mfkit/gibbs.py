@@ -1,11 +1,13 @@
 """Bayesian matrix factorization by Gibbs sampling (Salakhutdinov & Mnih 2008, with diagonal priors of mean zero).
 
-    r ~ N(mean + b_i + c_j + u_i.v_j, noise_std^2),     column f of P ~ N(0, 1 / p_f),     of Q ~ N(0, 1 / q_f)
+    r ~ N(b_i + c_j + u_i.v_j, s^2),     column f of P ~ N(0, 1 / p_f),     of Q ~ N(0, 1 / q_f)
+    r = (rating - mean) / scale          s: the noise's std
 
 P: (m, k) rows (u, b)     Q: (n, k) rows (v, c)     k = n_factors + 1; n_factors without biases
 
-Given the rest, a user's row is Gaussian with precision X'X / noise_std^2 + diag(p), X the rows (v, 1) that they rated:
-the ridge regression of als.py, and noise. p, q and the noise's precision are Gamma, with a prior Gamma(1, 1).
+Given the rest, a user's row is Gaussian with precision X'X / s^2 + diag(p), X the rows (v, 1) that they rated:
+the ridge regression of als.py, and noise. p, q and the noise's precision are Gamma, with a prior Gamma(1, 1), in units
+of the ratings' own spread whatever the model's scale: a prior in rating units would fit one scale of ratings only.
 """
 
 import math
@@ -15,16 +17,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mfkit.als import Problem, check_count
+from mfkit.als import Problem, check_count, check_model
 from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Samples of a Bayesian matrix factorization: users (S, m, k), items (S, n, k), float32; noise_std (S,)."""
+    """Samples of a Bayesian matrix factorization: users (S, m, k), items (S, n, k), float32; noise_std (S,).
+
+    Tables in units of scale; noise_std, like what `predict` returns, in rating units.
+    """
 
     mean: float
+    scale: float
     biases: bool
     users: Tensor
     items: Tensor
@@ -38,8 +44,8 @@ class Posterior:
         means, stds = [], []
         for i, j in zip(users.cpu().split(chunk), items.cpu().split(chunk), strict=True):
             drawn_SK = torch.stack([self._interaction(P[i], Q[j]) for P, Q in zip(self.users, self.items, strict=True)])
-            means.append(self.mean + drawn_SK.mean(0))
-            stds.append(drawn_SK.std(0, correction=0))
+            means.append(self.mean + self.scale * drawn_SK.mean(0))
+            stds.append(self.scale * drawn_SK.std(0, correction=0))
         return torch.cat(means), torch.cat(stds)
 
     def _interaction(self, P: Tensor, Q: Tensor) -> Tensor:
@@ -65,7 +71,8 @@ def sample_posterior(
     """Samples of the posterior above: nothing is left to tune but n_factors.
 
     model: sizes, mean and biases; it is not changed. burn_in: sweeps that are thrown away, from a spectral start
-    without l2. samples: sweeps that are kept, 4 k (m + n) bytes each. noise_std, prior_std: held instead of drawn.
+    without l2. samples: sweeps that are kept, 4 k (m + n) bytes each. noise_std (rating units), prior_std (the
+    model's scale): held instead of drawn.
     on_sample(sweep, posterior so far). The same samples for a seed on the CPU. Errors as `fit_als`.
     """
     for name, given in (("noise_std", noise_std), ("prior_std", prior_std)):
@@ -73,17 +80,18 @@ def sample_posterior(
             raise ValueError(f"{name} must be finite and above 0, got {given}")
     check_count("samples", samples)
     check_count("burn_in", burn_in, least=0)
-    problem = Problem(model, ratings, dtype=torch.float32, max_bytes=max_bytes)
+    mean, scale = _units(model, ratings, prior_std)
+    problem = Problem(model, ratings, mean=mean, scale=scale, dtype=torch.float32, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
     if 0 < problem.d < min(problem.shape):
         problem.start_spectral(0.0, generator)
-    noise = noise_std or ratings.values.std(correction=0).item() or 1.0
+    noise = (noise_std or ratings.std or 1.0) / scale
     alpha = noise**-2
     users, items, noise_stds = [], [], []
 
     def so_far() -> Posterior:
         stacked = (torch.stack(users), torch.stack(items), torch.tensor(noise_stds))
-        return Posterior(problem.mean, problem.biases, *stacked)
+        return Posterior(mean, scale, problem.biases, *stacked)
 
     for sweep in range(1, burn_in + samples + 1):
         squares = 0.0
@@ -100,10 +108,20 @@ def sample_posterior(
         if sweep > burn_in:
             users.append(problem.tables[0].cpu().clone())
             items.append(problem.tables[1].cpu().clone())
-            noise_stds.append(alpha**-0.5)
+            noise_stds.append(scale * alpha**-0.5)
             if on_sample:
                 on_sample(sweep, so_far())
     return so_far()
+
+
+def _units(model: MatrixFactorization, ratings: Ratings, prior_std: float | None) -> tuple[float, float]:
+    """Mean and scale: the model's where they were given, else the ratings' mean and std for a drawn prior."""
+    check_model(model, ratings)
+    mean_given, scale_given = model.given.tolist()
+    mean, scale = model.mean.item(), model.scale.item()
+    if prior_std is not None:
+        return mean, scale
+    return mean if mean_given else ratings.mean, scale if scale_given else ratings.std or 1.0
 
 
 def _draw_gamma(shape: float, rate: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ Or a start from the ratings, near the optimum of a per-rating l2 (`spectral_`, a
 
     U = A^-1/2 P sqrt(N s),  V = C^-1/2 Q sqrt(N s),  s = max(S - l2, 0.01 S),  P S Q' ~ A^-1/2 E C^-1/2, top d triplets
 
-E: (m, n), the ratings less mean and biases, 0 where there is none
+E: (m, n), the ratings less mean and biases, in units of the model's scale, 0 where there is none
 A, C: the counts of users, of items, plus their mean (without it the top triplets sit on rows that were rated once)
 """
 
@@ -29,7 +29,7 @@ SPECTRAL_FLOOR = 0.01  # of S, that a column keeps whatever the l2
 def factor_std(n_factors: int, prediction_std: float = 0.1) -> float:
     """s = sqrt(t) / d^(1/4): factors from N(0, s^2) make predictions of std t = prediction_std around mean and biases.
 
-    The law above solved for sU = sV. The default, 0.1 in rating units, is a tenth of the spread of stars.
+    The law above solved for sU = sV. The default is a tenth of the spread of stars, or of ratings over their std.
     Raises ValueError for a prediction_std that is not positive and finite.
     """
     if not (prediction_std > 0 and math.isfinite(prediction_std)):
@@ -66,7 +66,8 @@ def he_(model: nn.Module, seed: int = 0) -> nn.Module:
 def scaled_(model: nn.Module, prediction_std: float = 0.1, seed: int = 0) -> nn.Module:
     """A chosen prediction std t: sU = sV = sqrt(t) / d^(1/4).
 
-    prediction_std: in rating units; 0.1, a tenth of stars' spread, is not much to unlearn and far from the saddle.
+    prediction_std: in units of the model's scale; 0.1, a tenth of stars' spread, is not much to unlearn and far from
+        the saddle.
     """
     U, _ = _factor_tables(model)
     return normal_(model, factor_std(U.embedding_dim, prediction_std), seed)
@@ -90,7 +91,7 @@ def spectral_(model: nn.Module, ratings: Ratings, l2: float = 0.0, *, powers: in
     for name, rows, column in zip(("users", "items"), shape, ids, strict=True):
         if (largest := int(column.max())) >= rows:
             raise IndexError(f"model must have at least {largest + 1} rows for the ratings' {name}, got {rows}")
-    values = ratings.values.double() - model.get_buffer("mean")
+    values = (ratings.values.double() - model.get_buffer("mean")) / model.get_buffer("scale")
     users, items = (_SortedSide(ids[w], ids[1 - w], values, shape[w]) for w in (0, 1))
     generator = torch.Generator().manual_seed(0)
     has_biases = None not in bias_tables

@@ -74,11 +74,11 @@ def minimum(
     options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-11, "maxcor": 20}
     found = minimize(scaled, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     table = torch.from_numpy(found.x.reshape(scale.shape) / scale)
-    state = {"mean": torch.tensor(mean, dtype=torch.float64)}
+    model = MatrixFactorization(m, n, d, mean=mean, scale=1.0, biases=biases).double()
+    state = model.state_dict() | {"mean": torch.tensor(mean, dtype=torch.float64)}  # not rounded to float32
     state |= {"user_factors.weight": table[:m, :d], "item_factors.weight": table[m:, :d]}
     if biases:
         state |= {"user_bias.weight": table[:m, d:], "item_bias.weight": table[m:, d:]}
-    model = MatrixFactorization(m, n, d, mean=mean, biases=biases).double()
     model.load_state_dict(state)  # by name, whatever the order
     return model
 

@@ -72,7 +72,7 @@ def test_the_chain_starts_from_the_spectral_start():
     noise = 1e-4
     posterior = sample_posterior(model, ratings, samples=1, burn_in=0, noise_std=noise, prior_std=noise / 0.5**0.5)
     started = mfkit.initializers.spectral_(model, ratings)
-    problem = Problem(started, ratings, dtype=torch.float64, max_bytes=None)
+    problem = Problem(started, ratings, mean=ratings.mean, scale=1.0, dtype=torch.float64, max_bytes=None)
     problem.read(started)
     for which, rows in ((0, 60), (1, 40)):
         problem.half_sweep(which, torch.full((rows, 1), 0.5, dtype=torch.float64))

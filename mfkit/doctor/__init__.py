@@ -62,10 +62,10 @@ def diagnose(
     _require("ratings", ratings, Ratings)
     _require("optimizer", optimizer, torch.optim.Optimizer, optional=True)
     _require("loader", loader, DataLoader, optional=True)
-    config = TrainConfig(  # which checks them
+    config = TrainConfig.textbook(  # which checks them
         loss="mse" if callable(loss) else loss,
         batch_size=batch_size,
-        l2=0.0 if l2 is None else l2,
+        l2=l2 or 0.0,
         penalty=penalty,
         reduction=reduction,
         clip_norm=clip_norm,
@@ -77,10 +77,10 @@ def diagnose(
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
         ratings=ratings,
-        batch_size=min(config.batch_size, len(ratings)),
+        batch_size=min(batch_size, len(ratings)),
         loss=loss if callable(loss) else LOSSES[loss],
         optimizer=optimizer,
-        l2=config.l2,
+        l2=config.l2 or 0.0,
         penalty=config.penalty,
         reduction=config.reduction,
         clip_norm=config.clip_norm,
