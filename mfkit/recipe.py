@@ -6,8 +6,8 @@
 
 The per-rating penalty soft-thresholds the singular values of the residuals at l2, each cell divided by the roots of its
 row's and its column's count. Of pure noise the largest of them is near sigma (1/sqrt(c_u) + 1/sqrt(c_i)), the noise's
-edge (exact where counts are even). The share of it, 0.53, was chosen after looking at eight sets of ratings, where it is
-within 1.5 % of the best of a grid (benchmarks/defaults.json). A model's error on what it was fitted to lies below
+edge (exact where counts are even). The share of it, 0.53, was chosen after looking at eight sets of ratings: there it
+is within 1.5 % of the best of a grid (benchmarks/defaults.json). A model's error on what it was fitted to lies below
 the noise, on other ratings above, by factors that cancel in least squares with random regressors: hence their geometric
 mean for sigma. The error on other ratings alone overstates the noise where it is small, and with it the penalty.
 
