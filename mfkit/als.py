@@ -102,19 +102,20 @@ def fit_als(
 
 
 def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, options: dict) -> float:
-    """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps."""
+    """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps. The model notes what it meets."""
     check_model(model, ratings)
-    if l2 is not None:
-        if not (l2 >= 0 and math.isfinite(l2)):
-            raise ValueError(f"l2 must be finite and at least 0, got {l2}")
-        return l2
-    model.use_units(ratings)
 
     def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
         fit_als(pilot, part, l2=l2, sweeps=1, start="model" if number else "spectral", **options)
 
-    return choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    if l2 is None:
+        model.use_units(ratings)
+        l2 = choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    if not (l2 >= 0 and math.isfinite(l2)):
+        raise ValueError(f"l2 must be finite and at least 0, got {l2}")
+    model.meet(ratings, l2 or None)
+    return l2
 
 
 def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
