@@ -111,11 +111,12 @@ class KeptTensors(TorchDispatchMode):
         self.names = [name for name, _ in found.values()]
         self.tensors = [tensor for _, tensor in found.values()]
         self.contents = [tensor.data for tensor in self.tensors]  # the same storage, whatever becomes of the tensor
-        self.versions = [tensor._version for tensor in self.tensors]
         self.copies: dict[int, Tensor] = {}
         self.of_storage: dict[int, list[int]] = {}
         for k, content in enumerate(self.contents):
             self.of_storage.setdefault(_storage(content), []).append(k)
+        unkept = self.of_storage.pop(0, [])  # can be watched, not put back
+        self.versions = {k: self.tensors[k]._version for k in unkept if self.tensors[k].numel()}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # torch's question; True would import torch._dynamo, 2 s, at the first look
@@ -133,7 +134,7 @@ class KeptTensors(TorchDispatchMode):
     def copy(self, storage: int) -> None:
         """Copy the tensors in this storage, unless that is done already."""
         for k in self.of_storage.get(storage, []):
-            if k not in self.copies and storage:
+            if k not in self.copies:
                 self.copies[k] = self.contents[k].clone()
 
     @torch.no_grad()
@@ -144,10 +145,9 @@ class KeptTensors(TorchDispatchMode):
         for k, copied in self.copies.items():
             self.contents[k].copy_(copied)
         for k, (tensor, content) in enumerate(zip(self.tensors, self.contents, strict=True)):
-            storage = _storage(content)
-            if storage != _storage(tensor) or content.shape != tensor.shape:
+            if _storage(content) != _storage(tensor) or content.shape != tensor.shape:
                 tensor.data = content
-            elif not storage and tensor._version != self.versions[k]:
+            elif k in self.versions and tensor._version != self.versions[k]:
                 raise RuntimeError(
                     f"model must not write into {self.names[k]} when it is asked, as a tensor of layout "
                     f"{tensor.layout} and dtype {tensor.dtype} cannot be put back; it has changed"
