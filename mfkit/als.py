@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from mfkit import losses
+from mfkit.checks import integer, number, one_of
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
@@ -66,15 +67,12 @@ def fit_als(
     The model's device; the same numbers each time on the CPU. Raises ValueError, TypeError or IndexError for what does
     not fit.
     """
-    _check_choice("start", start, ("spectral", "random", "model"))
-    _check_choice("loss", loss, ("mse", "huber"))
-    check_count("sweeps", sweeps)
+    one_of("start", start, ("spectral", "random", "model"))
+    one_of("loss", loss, ("mse", "huber"))
+    integer("sweeps", sweeps, least=1)
     l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
-    if delta is None:
-        delta = (ratings.spread or 1.0) / model.scale.item()
-    if not (delta > 0 and math.isfinite(delta)):
-        raise ValueError(f"delta must be finite and above 0, got {delta}")
     mean, scale = model.mean.item(), model.scale.item()
+    delta = (ratings.spread or 1.0) / scale if delta is None else number("delta", delta, above=0)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
     if start == "model":
@@ -105,9 +103,7 @@ def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, o
     """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps."""
     check_model(model, ratings)
     if l2 is not None:
-        if not (l2 >= 0 and math.isfinite(l2)):
-            raise ValueError(f"l2 must be finite and at least 0, got {l2}")
-        return l2
+        return number("l2", l2, least=0)
     model.use_units(ratings)
 
     def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
@@ -122,17 +118,6 @@ def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model must be a MatrixFactorization, got {type(model).__name__}")
     check_fit(model, ratings, "ratings")
-
-
-def check_count(name: str, given: int, least: int = 1) -> None:
-    """Raises ValueError unless `given` is an integer of at least `least`."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {given!r}")
-
-
-def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {given!r}")
 
 
 def _huber_sum(model: MatrixFactorization, ratings: Ratings, delta: float) -> float:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mfkit.als import Problem, check_count, check_model
+from mfkit.als import Problem, check_model
+from mfkit.checks import integer
 from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
 
@@ -78,8 +79,8 @@ def sample_posterior(
     for name, given in (("noise_std", noise_std), ("prior_std", prior_std)):
         if given is not None and not (given > 0 and math.isfinite(given)):
             raise ValueError(f"{name} must be finite and above 0, got {given}")
-    check_count("samples", samples)
-    check_count("burn_in", burn_in, least=0)
+    integer("samples", samples, least=1)
+    integer("burn_in", burn_in, least=0)
     mean, scale = _units(model, ratings, prior_std)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=torch.float32, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
