@@ -16,6 +16,8 @@ CORE = (
     "checks",
     "doubts",
     "ids",
+    "ids",
+    "doubts",
     "frames",
     "data",
     "files",
