@@ -14,8 +14,6 @@ ROOT = Path(__file__).parents[1]
 # earlier than they are told: a model starts from `initializers`, a config knows `losses` and `optimizers` by name.
 CORE = (
     "checks",
-    "doubts",
-    "ids",
     "ids",
     "doubts",
     "frames",
