@@ -30,6 +30,7 @@ from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
 from mfkit.model import MatrixFactorization
+from mfkit.progress import bar
 from mfkit.recipe import choose_l2
 
 PILOT_SWEEPS = 8  # to find l2
@@ -64,8 +65,7 @@ def fit_als(
     delta: in units of the model's scale; None is the ratings' own spread, which outliers do not move (Ratings.spread).
     dtype: of the solves; float64 for a reference. max_bytes: working memory beside the sorted ratings (about 20
         bytes a rating) and the tables, default 256 MB. on_sweep(sweep, objective): called when the model holds it.
-    The model's device; the same numbers each time on the CPU. Raises ValueError, TypeError or IndexError for what does
-    not fit.
+    On the model's device; the same numbers each time on the CPU. Errors, for what does not fit, as `train`.
     """
     one_of("start", start, ("spectral", "random", "model"))
     one_of("loss", loss, ("mse", "huber"))
@@ -84,18 +84,16 @@ def fit_als(
     ridges = [l2 * side.counts[:, None].to(dtype) for side in problem.sides]
     clip = delta if loss == "huber" else None
     history = []
-    for sweep in range(1, sweeps + 1):
-        problem.half_sweep(0, ridges[0], delta=clip)
-        squares = problem.half_sweep(1, ridges[1], delta=clip)
-        problem.write(model)
-        if loss == "huber":
-            squares = _huber_sum(model, ratings, delta)
-        penalty = sum(
-            (ridge * table.square()).sum().item() for ridge, table in zip(ridges, problem.tables, strict=True)
-        )
-        history.append((squares + penalty) / len(ratings))
-        if on_sweep:
-            on_sweep(sweep, history[-1])
+    with bar("fit_als", "sweep", sweeps) as shown:
+        for sweep in range(1, sweeps + 1):
+            problem.half_sweep(0, ridges[0], delta=clip)
+            squares = problem.half_sweep(1, ridges[1], delta=clip)
+            problem.write(model)
+            squares = squares if clip is None else _huber_sum(model, ratings, clip)
+            history.append((squares + problem.penalty(ridges)) / len(ratings))
+            if on_sweep:
+                on_sweep(sweep, history[-1])
+            shown.update()
     return history
 
 
@@ -109,8 +107,10 @@ def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, o
     def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
         fit_als(pilot, part, l2=l2, sweeps=1, start="model" if number else "spectral", **options)
+        shown.update()
 
-    return choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    with bar("fit_als finds l2", "sweep", PILOT_SWEEPS) as shown:
+        return choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
 
 
 def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
@@ -281,6 +281,10 @@ class Problem:
             z = self.ends(own[rows])[..., None]
             squares += ((G @ z) * z).double().sum().item()
         return squares
+
+    def penalty(self, ridges: list[Tensor]) -> float:
+        """The sum over users and items of ridge times square, the ridges of both sides as for `half_sweep`."""
+        return sum((ridge * table.square()).sum().item() for ridge, table in zip(ridges, self.tables, strict=True))
 
     def read(self, model: MatrixFactorization) -> None:
         """The tables as the model has them."""
