@@ -19,6 +19,8 @@ from mfkit.trainer import DivergenceError, History, train
 if TYPE_CHECKING:
     from mfkit.tuning import tune
 
+load = MatrixFactorization.load
+
 __version__ = "0.1.0"  # here alone; pyproject.toml reads it
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "fit_als",
     "huber",
     "initializers",
+    "load",
     "mae",
     "measure",
     "movielens",

@@ -98,19 +98,21 @@ def fit_als(
 
 
 def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, options: dict) -> float:
-    """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps."""
+    """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps. The model notes what it meets."""
     check_model(model, ratings)
-    if l2 is not None:
-        return number("l2", l2, least=0)
-    model.use_units(ratings)
 
-    def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
+    def one_sweep(pilot: nn.Module, part: Ratings, l2: float, sweep: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
-        fit_als(pilot, part, l2=l2, sweeps=1, start="model" if number else "spectral", **options)
+        fit_als(pilot, part, l2=l2, sweeps=1, start="model" if sweep else "spectral", **options)
         shown.update()
 
-    with bar("fit_als finds l2", "sweep", PILOT_SWEEPS) as shown:
-        return choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    if l2 is None:
+        model.use_units(ratings)
+        with bar("fit_als finds l2", "sweep", PILOT_SWEEPS) as shown:
+            l2 = choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    l2 = number("l2", l2, least=0)
+    model.meet(ratings, l2 or None)
+    return l2
 
 
 def check_model(model: MatrixFactorization, ratings: Ratings) -> None:

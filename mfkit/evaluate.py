@@ -4,42 +4,17 @@ users, items: (B,) int64      prediction: (B,)
 """
 
 import math
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mfkit import losses
+from mfkit.catalogue import Clip, check_clip, clipped
 from mfkit.data import Ratings
-from mfkit.objective import embedding_tables, unwrap
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """model.train(training) inside the block; afterwards each submodule is in the mode it was in before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; modes and random states (torch's, numpy's, Python's) afterwards as before."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    numpys, pythons = np.random.get_state(), random.getstate()
-    try:
-        with in_mode(model, False), torch.random.fork_rng(list(devices)):
-            yield
-    finally:
-        np.random.set_state(numpys)
-        random.setstate(pythons)
+from mfkit.looking import looking
+from mfkit.objective import embedding_tables, model_inside, unwrap
 
 
 def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = False) -> None:
@@ -47,10 +22,11 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
 
     name: what the caller calls these ratings. trains: whether the prediction must carry a gradient.
     Raises IndexError for a table with too few rows, ValueError for a prediction that is not (B,), TypeError for one
-    that is no tensor. Parameters, mode and random state stay as they are.
+    that is no tensor, ValueError for ratings whose ids are not the model's. Nothing of the model changes (looking.py).
     """
     if not isinstance(ratings, Ratings):
         raise TypeError(f"{name} must be a Ratings, got {type(ratings).__name__}")
+    ratings.check_same_ids(model_inside(model), "model", name)
     model = unwrap(model)  # torch.compile must not compile the hooks, DDP not wait for a backward that never comes
     pairs = torch.stack([ratings.users.argmax(), ratings.items.argmax()])
     device = next(model.parameters(), ratings.values).device
@@ -93,14 +69,13 @@ def table_sizes_checked(model: nn.Module, name: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def rmse(model: nn.Module, ratings: Ratings, clip: tuple[float, float] | None = None, *, chunk: int = 65_536) -> float:
+def rmse(model: nn.Module, ratings: Ratings, clip: Clip | None = None, *, chunk: int = 65_536) -> float:
     """Root mean squared error in rating units, accumulated in float64.
 
     clip: rating range to clip predictions to, e.g. (1, 5), as Surprise and most libraries do; None (default)
     scores what the model says. chunk: pairs predicted at a time, which bounds memory. Errors as `check_fit`.
     """
-    if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
-        raise ValueError(f"clip must be (lowest, highest) rating, got {clip}")
+    check_clip(clip)
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     check_fit(model, ratings, "ratings")
@@ -108,7 +83,6 @@ def rmse(model: nn.Module, ratings: Ratings, clip: tuple[float, float] | None = 
     columns = (column.split(chunk) for column in ratings.columns)
     with looking(model):
         for users, items, values in zip(*columns, strict=True):
-            prediction = model(users, items)
-            prediction = prediction if clip is None else prediction.clamp(*clip)
+            prediction = clipped(model(users, items), clip)
             total += losses.error(prediction, values).cpu().double().square().sum().item()
     return math.sqrt(total / len(ratings))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mfkit.config import TrainConfig
+from mfkit.looking import is_compiled
 from mfkit.losses import LOSSES, power_sum
 from mfkit.model import MatrixFactorization
 
@@ -138,14 +139,6 @@ def says_what_it_reads(model: MatrixFactorization) -> bool:
     own_forward = getattr(model.forward, "__func__", None) is not MatrixFactorization.forward
     own_rows = getattr(model.rows, "__func__", None) is not MatrixFactorization.rows
     return own_rows or not own_forward
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has been at it or at a part of it: hooks set later do not fire."""
-    return any(
-        getattr(module, "_orig_mod", None) is not None or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
 
 
 @contextmanager

@@ -24,9 +24,10 @@ from mfkit.checkpoint import Checkpoint, read
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
-from mfkit.evaluate import check_fit, in_mode, rmse
+from mfkit.evaluate import check_fit, rmse
+from mfkit.looking import in_mode, is_compiled
 from mfkit.model import MatrixFactorization
-from mfkit.objective import has_sparse_gradients, is_compiled, model_inside, objective
+from mfkit.objective import has_sparse_gradients, model_inside, objective
 from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
 from mfkit.progress import bar
 from mfkit.recipe import batch_size, choose_l2, complete
@@ -250,24 +251,29 @@ class Recorder:
 def settle(model: nn.Module, ratings: Ratings, config: TrainConfig, l2: float | None = None) -> TrainConfig:
     """The config with everything that it leaves to the ratings; `l2` is its l2, where it is known already.
 
-    Where l2 is left to them, a MatrixFactorization takes their mean and std for what it was not given.
+    A MatrixFactorization notes which rows they have. Where l2 is left to them, it also takes their mean and std for
+    what it was not given, and rows that no fit has met become zero (`meet`).
     """
     config = complete(config, ratings)
-    if config.l2 is not None:
-        return config
+    recipe = config.l2 is None
     inside = model_inside(model)
-    if isinstance(inside, MatrixFactorization):
-        inside.use_units(ratings)
 
     def one_epoch(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
         quick = replace(config, l2=l2, epochs=1, lr=2 * config.lr, patience=None, seed=config.seed + number)
         train(pilot, part, quick)
         shown.update()
 
-    if l2 is None:
+    if recipe and isinstance(inside, MatrixFactorization):
+        inside.use_units(ratings)
+    if recipe and l2 is None:
         with bar("train finds l2", "epoch", PILOT_EPOCHS) as shown:
             l2 = choose_l2(inside, ratings, one_epoch, PILOT_EPOCHS)
-    return replace(config, l2=l2)
+    if recipe:
+        config = replace(config, l2=l2)
+    if isinstance(inside, MatrixFactorization):
+        per_rating = config.l2 if config.penalty == "per_rating" and config.l2 else None
+        inside.meet(ratings, per_rating, clear=recipe)
+    return config
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -335,6 +341,7 @@ def check_run(model: nn.Module, ratings: Ratings, validation: Ratings | None, co
     check_fit(model, ratings, "ratings", trains=True)
     if validation is not None:
         check_fit(model, validation, "validation")
+        ratings.check_same_ids(validation, "validation")
     elif config.patience:
         raise ValueError(f"patience={config.patience} needs validation ratings, got validation=None")
     if not has_sparse_gradients(model):

@@ -1,11 +1,12 @@
 """RMSE against numpy, and misfits named before they crash or broadcast."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from mfkit import Ratings, rmse
+from mfkit import MatrixFactorization, Ratings, fit_als, rmse, sample_posterior, train
 from mfkit.evaluate import check_fit
 
 RATINGS = Ratings([0, 1, 2, 2], [0, 1, 0, 1], [1.0, 2.0, 3.0, 5.0], 3, 2)
@@ -97,22 +98,37 @@ def test_rmse_refuses(options, says):
         rmse(Matrices(), RATINGS, **options)
 
 
-class Noisy(nn.Module):
-    """Random in evaluation mode too, by every generator there is."""
-
-    def __init__(self):
-        super().__init__()
-        self.p, self.q = nn.Embedding(3, 4), nn.Embedding(2, 4)
-
-    def forward(self, users, items):
-        noise = torch.randn(len(users)) + np.random.rand()
-        return (self.p(users) * self.q(items)).sum(-1) + noise
+def numbered(shift):
+    """Ratings whose users are "1", "2", "3", or the ones after."""
+    frame = pd.DataFrame(
+        {"user": [str(shift + k) for k in (1, 2, 3, 3)], "item": list("abab"), "rating": [1.0, 2, 3, 5]}
+    )
+    return Ratings.from_frame(frame)
 
 
-def test_looking_leaves_random_states_alone():
-    model = Noisy()
-    for look in (lambda: check_fit(model, RATINGS, "ratings", trains=True), lambda: rmse(model, RATINGS)):
-        states = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-        look()
-        assert torch.equal(states[0], torch.random.get_rng_state())
-        assert np.array_equal(states[1], np.random.get_state()[1])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda model, own, other: rmse(model, other),
+        lambda model, own, other: rmse(torch.compile(model, backend="eager"), other),
+        lambda model, own, other: check_fit(model, other, "ratings"),
+        lambda model, own, other: train(model, other),
+        lambda model, own, other: train(model, own, validation=other),
+        lambda model, own, other: train(MatrixFactorization(3, 2, 1), own, validation=other),
+        lambda model, own, other: fit_als(model, other),
+        lambda model, own, other: sample_posterior(model, other, samples=1, burn_in=0),
+        lambda model, own, other: model.top_k([0], 1, exclude=other),
+        lambda model, own, other: model.recommend("1", 1, exclude=other),
+    ],
+)
+def test_two_numberings_are_not_mixed(mix):
+    own, other = numbered(0), numbered(1)
+    model = MatrixFactorization.of(own, 1)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"must have the same user_ids, row by row, got '.' and '.' in row 0.*like="):
+        mix(model, own, other)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    mix_free = MatrixFactorization(3, 2, 1)  # without ids: rows are all it has
+    assert rmse(mix_free, own) > 0
+    assert rmse(mix_free, other) > 0
+    assert rmse(model, numbered(0)) > 0  # read twice, numbered alike

@@ -80,13 +80,18 @@ def test_top_k_is_the_dense_sort_without_the_excluded(options, chunk):
         (lambda m: m.predict([0, 9], [0, 0]), IndexError, r"users must lie in \[0, 9\), the model.s rows, got 9"),
         (lambda m: m.predict([0], [-1]), IndexError, r"items must lie in \[0, 7\), the model.s rows, got -1"),
         (lambda m: m.predict([0, 1], [0]), ValueError, "must have one length, got 2 and 1"),
-        (lambda m: m.predict([[0]], [[0]]), ValueError, r"users must have shape \(K,\), got \(1, 1\)"),
+        (lambda m: m.predict([[0]], [[0]]), ValueError, r"users must have shape \(N,\), got \(1, 1\)"),
         (lambda m: m.predict([0.5], [0]), TypeError, "users must be integers, got dtype torch.float64"),
         (lambda m: m.predict([0], [0], chunk=0), ValueError, "chunk must be at least 1, got 0"),
+        (lambda m: m.predict(["a"], [0]), TypeError, r"users must be .*'a'; want row numbers: model.user_rows\(ids\)"),
+        (lambda m: m.predict([0], "a"), TypeError, r"items must be .*model.item_rows\(ids\) .* model.item_ids"),
+        (lambda m: m.predict([0], [0], clip=(5, 1)), ValueError, r"clip must be \(lowest, highest\) rating"),
+        (lambda m: m.top_k([0], 1, clip=5), ValueError, r"clip must be \(lowest, highest\) rating, got 5"),
+        (lambda m: m.top_k(None, 1), TypeError, "users must be .*None"),
         (lambda m: m.top_k([9], 1), IndexError, r"users must lie in .*got 9"),
         (lambda m: m.top_k([0.0], 1), TypeError, "users must be integers"),
         (lambda m: m.top_k([0], 8), ValueError, r"k must lie in \[1, n_items\] = \[1, 7\], got 8"),
-        (lambda m: m.top_k([0], 0), ValueError, "k must lie in"),
+        (lambda m: m.top_k([0], 0), ValueError, "k must be an integer of at least 1, got 0"),
         (
             lambda m: m.top_k([0], 1, exclude=Ratings([0], [7], [1.0], 9, 8)),
             IndexError,
@@ -97,6 +102,65 @@ def test_top_k_is_the_dense_sort_without_the_excluded(options, chunk):
 def test_refusals(call, error, says):
     with pytest.raises(error, match=says):
         call(filled())
+
+
+def test_clip_moves_predictions_into_the_rating_range_and_leaves_the_order():
+    model, seen = filled(), Ratings([0, 0, 1], [2, 3, 0], [1.0] * 3, 9, 7)
+    users, items = torch.cartesian_prod(torch.arange(9), torch.arange(7)).T
+    expected = dense(model)[users, items].clamp(2.5, 3.5)
+    assert torch.allclose(model.predict(users, items, clip=(2.5, 3.5)), expected, atol=1e-6)
+    plain, clipped = model.top_k([0, 1], 7, exclude=seen), model.top_k([0, 1], 7, exclude=seen, clip=(2.5, 3.5))
+    assert torch.equal(plain[1], clipped[1])
+    assert torch.equal(clipped[0][:, :5], plain[0][:, :5].clamp(2.5, 3.5))
+    assert torch.equal(clipped[0].isinf(), plain[0].isinf())  # what is left out stays out
+    assert clipped[0].isinf().sum() == 3
+
+
+def test_predict_leaves_a_model_as_it_was():
+    model = filled()
+    model.user_factors = torch.nn.Embedding(9, 3, max_norm=0.1)  # rescales the rows that it reads
+    before = model.user_factors.weight.clone()
+    small = before * (0.1 / before.norm(dim=1, keepdim=True))
+    model.item_factors.weight.data.fill_(1.0)
+    biases = model.user_bias.weight[:, 0] + model.item_bias.weight[0]
+    expected = 3 + biases + small.sum(1)
+    assert torch.allclose(model.predict(torch.arange(9), [0] * 9), expected, atol=1e-5)
+    assert torch.equal(model.user_factors.weight, before)
+
+
+def test_meeting_ratings_clears_the_factors_of_rows_that_no_fit_has_met():
+    model = filled()
+    before = model.user_factors.weight.clone()
+    model.meet(Ratings([0, 2], [1, 3], [1.0, 2.0], 9, 7), clear=False)
+    assert torch.equal(model.user_factors.weight, before)
+    model.meet(Ratings([4, 4], [1, 0], [1.0, 2.0], 9, 7))
+    kept = torch.tensor([True, False, True, False, True, False, False, False, False])
+    assert torch.equal(model.user_seen, kept)
+    assert torch.equal(model.user_factors.weight, before * kept[:, None])
+    assert model.item_seen.nonzero()[:, 0].tolist() == [0, 1, 3]
+    frozen = filled()
+    frozen.item_factors.weight.requires_grad_(False)
+    items = frozen.item_factors.weight.clone()
+    frozen.meet(Ratings([0], [0], [1.0], 9, 7))
+    assert torch.equal(frozen.item_factors.weight, items)
+
+
+def test_of_takes_sizes_units_and_ids_from_the_ratings():
+    frame = pd.DataFrame({"user": ["b", "a", "a"], "item": [30, 10, 30], "rating": [1.0, 2.0, 6.0]})
+    ratings = Ratings.from_frame(frame)
+    model = MatrixFactorization.of(ratings, n_factors=4, biases=False)
+    assert (model.n_users, model.n_items, model.n_factors, model.user_bias) == (2, 2, 4, None)
+    assert model.mean.item() == 3.0
+    assert model.scale.item() == pytest.approx(np.std([1, 2, 6]))
+    assert model.given.all()
+    assert model.user_ids.tolist() == ["a", "b"]
+    assert model.item_ids.tolist() == [10, 30]
+    assert MatrixFactorization.of(ratings, mean=1.0, scale=2.0).scale.item() == 2.0
+    assert MatrixFactorization.of(ratings.with_values(torch.ones(3))).scale.item() == 1.0
+    plain = MatrixFactorization.of(Ratings([0], [1], [1.0], 2, 3))
+    assert (plain.n_users, plain.n_items, plain.n_factors, plain.user_ids) == (2, 3, 20, None)
+    with pytest.raises(TypeError, match="ratings must be a Ratings"):
+        MatrixFactorization.of(frame)
 
 
 def test_nothing_asked_nothing_given():
@@ -114,7 +178,7 @@ def test_nothing_asked_nothing_given():
         ((5, 5, 2.0), {}, "n_factors must be an integer of at least 0, got 2.0"),
         ((5, "5", 2), {}, "n_items must be an integer of at least 1, got '5'"),
         ((5, 5, 0), {"biases": False}, "n_factors=0 with biases=False"),
-        ((5, 5, 1), {"mean": float("nan")}, "mean must be finite, got nan"),
+        ((5, 5, 1), {"mean": float("nan")}, "mean must be a finite number, got nan"),
     ],
 )
 def test_sizes_that_make_no_model(sizes, options, says):

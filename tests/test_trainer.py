@@ -13,6 +13,7 @@ from mfkit import (
     MatrixFactorization,
     Ratings,
     TrainConfig,
+    fit_als,
     initializers,
     rmse,
     synthetic,
@@ -448,3 +449,53 @@ def test_frozen_double_and_unused_parameters():
     stayed = {name: torch.equal(a, b) for a, (name, b) in zip(before, model.named_parameters(), strict=True)}
     assert stayed == {"p.weight": True, "unused": True, "q.weight": False}
     assert history.frame.loss.iloc[-1] < history.frame.loss.iloc[0]
+
+
+@pytest.fixture(scope="module")
+def with_strangers():
+    """Ratings in which the last three users and the last two items have none."""
+    ratings, _ = synthetic(40, 30, 600, rank=2, seed=0)
+    keep = (ratings.users < 37) & (ratings.items < 28)
+    return ratings.take(keep)
+
+
+def test_rows_without_a_rating_are_predicted_by_mean_and_the_other_sides_bias(with_strangers):
+    torch.manual_seed(0)
+    model = MatrixFactorization(40, 30, 5)
+    train(model, with_strangers)
+    items, users = torch.arange(28), torch.arange(37)
+    mean, scale = with_strangers.mean, with_strangers.std
+    assert model.item_bias.weight[:28].abs().min() > 0
+    for user in (37, 38, 39):
+        expected = mean + scale * model.item_bias.weight[:28, 0]
+        assert torch.allclose(model.predict([user] * 28, items), expected, atol=1e-5)
+    for item in (28, 29):
+        expected = mean + scale * model.user_bias.weight[:37, 0]
+        assert torch.allclose(model.predict(users, [item] * 37), expected, atol=1e-5)
+    assert model.predict([39], [29]).item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_rows_of_an_earlier_fit_stay(with_strangers):
+    model = MatrixFactorization(40, 30, 5)
+    train(model, with_strangers, TrainConfig.textbook(epochs=1))
+    random_start = model.user_factors.weight[39].clone()
+    assert random_start.abs().min() > 0  # the textbook's run leaves it
+    trained = model.user_factors.weight[:37].clone()
+    few = with_strangers.take(with_strangers.users < 10)
+    train(model, few, TrainConfig(epochs=1))
+    assert torch.equal(model.user_factors.weight[10:37], trained[10:])
+    assert (model.user_factors.weight[37:] == 0).all()
+
+
+def test_a_model_remembers_the_penalty_of_its_last_fit(with_strangers):
+    model = MatrixFactorization(40, 30, 2)
+    history = train(model, with_strangers, TrainConfig(epochs=1))
+    assert model.l2 == history.config.l2 > 0
+    train(model, with_strangers, TrainConfig.textbook(epochs=1, l2=0.25))
+    assert model.l2 == 0.25
+    train(model, with_strangers, TrainConfig.textbook(epochs=1, l2=0.25, penalty="per_table"))
+    assert model.l2 is None
+    fit_als(model, with_strangers, l2=0.5, sweeps=1)
+    assert model.l2 == 0.5
+    train(model, with_strangers, TrainConfig.textbook(epochs=1))
+    assert model.l2 is None
