@@ -64,8 +64,7 @@ def tune(
     A run that diverges (user_attrs["diverged"] says how), or does worse than predicting the mean, scores as the mean
     does: a value, as the Gaussian process learns from complete trials only, and no huge one, which would blind it.
     study.user_attrs["mean_rmse"] is that value, "beats_mean" whether a trial did better; if none did, a warning says so
-    and best_trial is the first of equals. Raises TypeError for parts that are no Ratings, ValueError for a space with
-    unknown names, and `search`'s.
+    and best_trial is the first of equals. Raises TypeError or ValueError for what does not fit, and `search`'s.
     """
     for name, part in (("train", train), ("validation", validation)):
         checks.instance(name, part, Ratings)
