@@ -36,7 +36,7 @@ def problem(seed: int):
     """(train, validation, test, collapse point of the training part)."""
     ratings, _ = mfkit.synthetic(**SIZE, seed=seed)
     train, validation, test = ratings.split(FRACTIONS, seed=seed)
-    return train, validation, test, predict.collapse_l2(train, residual=True)
+    return train, validation, test, predict.collapse_l2(train, residual=True, scale=1.0)
 
 
 def run(parts, optimizer: str, lr: float, l2: float, d: int, seed: int) -> tuple[float, float]:

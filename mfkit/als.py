@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from mfkit import losses
+from mfkit.checks import integer, number, one_of
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
 from mfkit.model import MatrixFactorization
+from mfkit.progress import bar
 from mfkit.recipe import choose_l2
 
 PILOT_SWEEPS = 8  # to find l2
@@ -63,18 +65,14 @@ def fit_als(
     delta: in units of the model's scale; None is the ratings' own spread, which outliers do not move (Ratings.spread).
     dtype: of the solves; float64 for a reference. max_bytes: working memory beside the sorted ratings (about 20
         bytes a rating) and the tables, default 256 MB. on_sweep(sweep, objective): called when the model holds it.
-    The model's device; the same numbers each time on the CPU. Raises ValueError, TypeError or IndexError for what does
-    not fit.
+    On the model's device; the same numbers each time on the CPU. Errors, for what does not fit, as `train`.
     """
-    _check_choice("start", start, ("spectral", "random", "model"))
-    _check_choice("loss", loss, ("mse", "huber"))
-    check_count("sweeps", sweeps)
+    one_of("start", start, ("spectral", "random", "model"))
+    one_of("loss", loss, ("mse", "huber"))
+    integer("sweeps", sweeps, least=1)
     l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
-    if delta is None:
-        delta = (ratings.spread or 1.0) / model.scale.item()
-    if not (delta > 0 and math.isfinite(delta)):
-        raise ValueError(f"delta must be finite and above 0, got {delta}")
     mean, scale = model.mean.item(), model.scale.item()
+    delta = (ratings.spread or 1.0) / scale if delta is None else number("delta", delta, above=0)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
     if start == "model":
@@ -86,18 +84,16 @@ def fit_als(
     ridges = [l2 * side.counts[:, None].to(dtype) for side in problem.sides]
     clip = delta if loss == "huber" else None
     history = []
-    for sweep in range(1, sweeps + 1):
-        problem.half_sweep(0, ridges[0], delta=clip)
-        squares = problem.half_sweep(1, ridges[1], delta=clip)
-        problem.write(model)
-        if loss == "huber":
-            squares = _huber_sum(model, ratings, delta)
-        penalty = sum(
-            (ridge * table.square()).sum().item() for ridge, table in zip(ridges, problem.tables, strict=True)
-        )
-        history.append((squares + penalty) / len(ratings))
-        if on_sweep:
-            on_sweep(sweep, history[-1])
+    with bar("fit_als", "sweep", sweeps) as shown:
+        for sweep in range(1, sweeps + 1):
+            problem.half_sweep(0, ridges[0], delta=clip)
+            squares = problem.half_sweep(1, ridges[1], delta=clip)
+            problem.write(model)
+            squares = squares if clip is None else _huber_sum(model, ratings, clip)
+            history.append((squares + problem.penalty(ridges)) / len(ratings))
+            if on_sweep:
+                on_sweep(sweep, history[-1])
+            shown.update()
     return history
 
 
@@ -105,15 +101,16 @@ def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, o
     """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps. The model notes what it meets."""
     check_model(model, ratings)
 
-    def one_sweep(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
+    def one_sweep(pilot: nn.Module, part: Ratings, l2: float, sweep: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
-        fit_als(pilot, part, l2=l2, sweeps=1, start="model" if number else "spectral", **options)
+        fit_als(pilot, part, l2=l2, sweeps=1, start="model" if sweep else "spectral", **options)
+        shown.update()
 
     if l2 is None:
         model.use_units(ratings)
-        l2 = choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
-    if not (l2 >= 0 and math.isfinite(l2)):
-        raise ValueError(f"l2 must be finite and at least 0, got {l2}")
+        with bar("fit_als finds l2", "sweep", PILOT_SWEEPS) as shown:
+            l2 = choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
+    l2 = number("l2", l2, least=0)
     model.meet(ratings, l2 or None)
     return l2
 
@@ -123,17 +120,6 @@ def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model must be a MatrixFactorization, got {type(model).__name__}")
     check_fit(model, ratings, "ratings")
-
-
-def check_count(name: str, given: int, least: int = 1) -> None:
-    """Raises ValueError unless `given` is an integer of at least `least`."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {given!r}")
-
-
-def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
-    if given not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {given!r}")
 
 
 def _huber_sum(model: MatrixFactorization, ratings: Ratings, delta: float) -> float:
@@ -297,6 +283,10 @@ class Problem:
             z = self.ends(own[rows])[..., None]
             squares += ((G @ z) * z).double().sum().item()
         return squares
+
+    def penalty(self, ridges: list[Tensor]) -> float:
+        """The sum over users and items of ridge times square, the ridges of both sides as for `half_sweep`."""
+        return sum((ridge * table.square()).sum().item() for ridge, table in zip(ridges, self.tables, strict=True))
 
     def read(self, model: MatrixFactorization) -> None:
         """The tables as the model has them."""

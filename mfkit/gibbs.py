@@ -10,16 +10,20 @@ the ridge regression of als.py, and noise. p, q and the noise's precision are Ga
 of the ratings' own spread whatever the model's scale: a prior in rating units would fit one scale of ratings only.
 """
 
-import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mfkit.als import Problem, check_count, check_model
+from mfkit import checks
+from mfkit.als import Problem, check_model
 from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
+from mfkit.progress import bar
+
+FAR = 8.0  # stds from the mean: in ten million Gaussian numbers the farthest is at 5.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +40,51 @@ class Posterior:
     items: Tensor
     noise_std: Tensor
 
-    def predict(self, users: Tensor, items: Tensor, *, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
-        """Mean and std over the samples of the predictions for these pairs, (K,) each, in rating units.
+    def predict(
+        self,
+        users: Tensor | list[int],
+        items: Tensor | list[int],
+        *,
+        clip: tuple[float, float] | None = None,
+        chunk: int = 65_536,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and std over the samples of the predictions for these pairs, (K,) each, in rating units, on the CPU.
 
+        users, items: any vectors of row numbers, as for `MatrixFactorization.predict`, with its errors.
+        clip: rating range to clip the means to, e.g. (1, 5). chunk: pairs at a time.
         The std is of the rating without its noise; a new rating has sqrt(std^2 + noise_std^2).
         """
+        user_ids = _row_numbers("users", users, self.users.shape[1])
+        item_ids = _row_numbers("items", items, self.items.shape[1])
+        if len(user_ids) != len(item_ids):
+            raise ValueError(f"users and items must have one length, got {len(user_ids)} and {len(item_ids)}")
+        if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
+            raise ValueError(f"clip must be (lowest, highest) rating, got {clip}")
+        chunk = checks.integer("chunk", chunk, least=1)
         means, stds = [], []
-        for i, j in zip(users.cpu().split(chunk), items.cpu().split(chunk), strict=True):
+        for i, j in zip(user_ids.split(chunk), item_ids.split(chunk), strict=True):
             drawn_SK = torch.stack([self._interaction(P[i], Q[j]) for P, Q in zip(self.users, self.items, strict=True)])
             means.append(self.mean + self.scale * drawn_SK.mean(0))
             stds.append(self.scale * drawn_SK.std(0, correction=0))
-        return torch.cat(means), torch.cat(stds)
+        mean = torch.cat(means)
+        return mean if clip is None else mean.clamp(*clip), torch.cat(stds)
 
     def _interaction(self, P: Tensor, Q: Tensor) -> Tensor:
         """u.v + b + c of paired rows, (K, k) each: (K,)."""
         if not self.biases:
             return (P * Q).sum(1)
         return (P[:, :-1] * Q[:, :-1]).sum(1) + P[:, -1] + Q[:, -1]
+
+
+def _row_numbers(name: str, given: object, size: int) -> Tensor:
+    """Row numbers (K,) as int64, each in [0, size)."""
+    ids = checks.vector(name, given)
+    if len(ids) and ids.is_floating_point():
+        raise TypeError(f"{name} must be integers, got dtype {ids.dtype}")
+    ids = ids.long()
+    if (wrong := (ids < 0) | (ids >= size)).any():
+        raise IndexError(f"{name} must lie in [0, {size}), the model's rows, got {ids[wrong][0].item()}")
+    return ids
 
 
 @torch.no_grad()
@@ -74,13 +106,19 @@ def sample_posterior(
     without l2. samples: sweeps that are kept, 4 k (m + n) bytes each. noise_std (rating units), prior_std (the
     model's scale): held instead of drawn.
     on_sample(sweep, posterior so far). The same samples for a seed on the CPU. Errors as `fit_als`.
+
+    The noise is taken for Gaussian, and of one size: with a few ratings far from all others it fits those, and states
+    too small an error. Warns where one is 8 stds from the mean.
     """
-    for name, given in (("noise_std", noise_std), ("prior_std", prior_std)):
-        if given is not None and not (given > 0 and math.isfinite(given)):
-            raise ValueError(f"{name} must be finite and above 0, got {given}")
-    check_count("samples", samples)
-    check_count("burn_in", burn_in, least=0)
+    if noise_std is not None:
+        noise_std = checks.number("noise_std", noise_std, above=0)
+    if prior_std is not None:
+        prior_std = checks.number("prior_std", prior_std, above=0)
+    samples = checks.integer("samples", samples, least=1)
+    burn_in = checks.integer("burn_in", burn_in, least=0)
+    seed = checks.integer("seed", seed, least=0)
     mean, scale = _units(model, ratings, prior_std)
+    _warn_of_tails(ratings)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=torch.float32, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
     if 0 < problem.d < min(problem.shape):
@@ -93,25 +131,33 @@ def sample_posterior(
         stacked = (torch.stack(users), torch.stack(items), torch.tensor(noise_stds))
         return Posterior(mean, scale, problem.biases, *stacked)
 
-    for sweep in range(1, burn_in + samples + 1):
-        squares = 0.0
-        for which, table in enumerate(problem.tables):
-            rate = table.square().sum(0) / 2
-            if prior_std is None:
-                precision = _draw_gamma(len(table) / 2, rate, generator)
-            else:
-                precision = torch.full_like(rate, prior_std**-2)
-            ridge = (precision / alpha).to(table).expand(len(table), -1)
-            squares = problem.half_sweep(which, ridge, noise=(alpha**-0.5, generator))
-        if noise_std is None:
-            alpha = _draw_gamma(len(ratings) / 2, torch.tensor(squares / 2), generator).item()
-        if sweep > burn_in:
-            users.append(problem.tables[0].cpu().clone())
-            items.append(problem.tables[1].cpu().clone())
-            noise_stds.append(scale * alpha**-0.5)
-            if on_sample:
-                on_sample(sweep, so_far())
+    with bar("sample_posterior", "sweep", burn_in + samples) as shown:
+        for sweep in range(1, burn_in + samples + 1):
+            squares = _sweep(problem, alpha, prior_std, generator)
+            if noise_std is None:
+                alpha = _draw_gamma(len(ratings) / 2, torch.tensor(squares / 2), generator).item()
+            if sweep > burn_in:
+                users.append(problem.tables[0].cpu().clone())
+                items.append(problem.tables[1].cpu().clone())
+                noise_stds.append(scale * alpha**-0.5)
+                if on_sample:
+                    on_sample(sweep, so_far())
+            shown.update()
     return so_far()
+
+
+def _sweep(problem: Problem, alpha: float, prior_std: float | None, generator: torch.Generator) -> float:
+    """Draw both tables given the noise's precision alpha = s^-2; the sum of squared errors after it."""
+    squares = 0.0
+    for which, table in enumerate(problem.tables):
+        rate = table.square().sum(0) / 2
+        if prior_std is None:
+            precision = _draw_gamma(len(table) / 2, rate, generator)
+        else:
+            precision = torch.full_like(rate, prior_std**-2)
+        ridge = (precision / alpha).to(table).expand(len(table), -1)
+        squares = problem.half_sweep(which, ridge, noise=(alpha**-0.5, generator))
+    return squares
 
 
 def _units(model: MatrixFactorization, ratings: Ratings, prior_std: float | None) -> tuple[float, float]:
@@ -122,6 +168,17 @@ def _units(model: MatrixFactorization, ratings: Ratings, prior_std: float | None
     if prior_std is not None:
         return mean, scale
     return mean if mean_given else ratings.mean, scale if scale_given else ratings.std or 1.0
+
+
+def _warn_of_tails(ratings: Ratings) -> None:
+    """One sentence where a rating lies so far out that no Gaussian noise put it there."""
+    farthest = (ratings.values.double() - ratings.mean).abs().max().item()
+    if farthest > FAR * ratings.std > 0:
+        warnings.warn(
+            f"a rating lies {farthest / ratings.std:.0f} stds from the mean, and the sampler's noise is Gaussian: it "
+            "fits such ratings and states too small an error; of counts take the logarithm (log1p)",
+            stacklevel=4,
+        )
 
 
 def _draw_gamma(shape: float, rate: Tensor, generator: torch.Generator) -> Tensor:

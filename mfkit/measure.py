@@ -120,24 +120,39 @@ def largest_interaction(model: MatrixFactorization, ratings: Ratings) -> float:
 
 
 def collapse_l2(
-    ratings: Ratings, penalty: str = "per_rating", residual: bool = False, *, precision: float = 0.005, seed: int = 0
+    ratings: Ratings,
+    penalty: str = "per_rating",
+    residual: bool = False,
+    *,
+    scale: float | None = None,
+    precision: float = 0.005,
+    seed: int = 0,
 ) -> float:
     """The l2 at which `minimum` goes to zero factors, by bisection to this relative precision; partner of `predict`'s.
 
-    Zero: no interaction above 1e-3 rating units is left, by the end, of a start with predictions of std 0.4.
-    Slower toward a small `precision`: at the border itself the objective is flat.
+    scale: the model's, as there; without residual of no effect. In rating units, as there.
+    Zero: no interaction above 1e-3 scale is left, by the end, of a start with predictions of std 0.4 scale.
+    0 where it lies below a millionth of the largest rating. Slower toward a small `precision`: at the border itself
+    the objective is flat.
     """
+    if not residual:
+        scale = 1.0
+    elif scale is None:
+        scale = ratings.std or 1.0
+    ratings = ratings.with_values(ratings.values.double() / scale)
     spread = ratings.values.double().abs().max().item()
     high = spread if penalty == "per_rating" else spread / math.sqrt(len(ratings))  # no border lies above
-    low = high / 2
+    low, smallest = high / 2, 1e-6 * high
     options = {"penalty": penalty, "biases": residual, "std": 0.5, "seed": seed}
 
     def survives(l2: float) -> bool:
         return largest_interaction(minimum(ratings, l2, **options), ratings) >= 1e-3
 
-    while not survives(low):
+    while low > smallest:
+        if survives(low):
+            return scale * _border(survives, low, high, 1 + precision)
         low, high = low / 2, low
-    return _border(survives, low, high, 1 + precision)
+    return 0.0
 
 
 def _border(below: Callable[[float], bool], low: float, high: float, ratio: float) -> float:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from mfkit.checkpoint import Checkpoint, read
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
@@ -27,6 +29,7 @@ from mfkit.looking import in_mode, is_compiled
 from mfkit.model import MatrixFactorization
 from mfkit.objective import has_sparse_gradients, model_inside, objective
 from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
+from mfkit.progress import bar
 from mfkit.recipe import batch_size, choose_l2, complete
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
@@ -65,28 +68,30 @@ def train(
     saved = open_checkpoint(checkpoint, resume, model, optimizer, config, ratings, validation)
     records, best = saved.restore() if saved and saved.path.exists() else ([], None)
     history = History(records, config)
-    recorder = Recorder(history, optimizer, config, on_step)
-    for epoch in range(history.epochs + 1, config.epochs + 1):
-        if config.patience and history.epochs_since_best >= config.patience:
-            break
-        seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
-        with training_mode(model, optimizer, seed):
-            for batch in ratings.batches(batch_size(config, ratings), torch.Generator().manual_seed(seed)):
-                optimizer.zero_grad(set_to_none=True)
-                loss = objective(model, batch, config)
-                loss.backward()
-                norm = clip_grad_norm_(parameters, config.clip_norm) if config.clip_norm else grad_norm(parameters)
-                recorder.before_update(epoch, loss, norm)
-                optimizer.step()
-                recorder.after_update()
-            recorder.flush()
-        with recorder.clock_stopped():
-            if validation is not None:
-                history.records[-1]["validation_rmse"] = rmse(model, validation)
-                if config.patience and history.best == epoch:
-                    best = {name: tensor.clone() for name, tensor in model_inside(model).state_dict().items()}
-            if saved:
-                saved.save(history.records, best)
+    steps = math.ceil(len(ratings) / batch_size(config, ratings))
+    with bar("train", "step", config.epochs * steps, initial=len(records)) as shown:
+        recorder = Recorder(history, optimizer, config, on_step, shown)
+        for epoch in range(history.epochs + 1, config.epochs + 1):
+            if config.patience and history.epochs_since_best >= config.patience:
+                break
+            seed = (config.seed * 1_000_003 + epoch) % 2**63  # of this epoch alone: a resumed run meets the same order
+            with training_mode(model, optimizer, seed):
+                for batch in ratings.batches(batch_size(config, ratings), torch.Generator().manual_seed(seed)):
+                    optimizer.zero_grad(set_to_none=True)
+                    loss = objective(model, batch, config)
+                    loss.backward()
+                    norm = clip_grad_norm_(parameters, config.clip_norm) if config.clip_norm else grad_norm(parameters)
+                    recorder.before_update(epoch, loss, norm)
+                    optimizer.step()
+                    recorder.after_update()
+                recorder.flush()
+            with recorder.clock_stopped():
+                if validation is not None:
+                    history.records[-1]["validation_rmse"] = rmse(model, validation)
+                    if config.patience and history.best == epoch:
+                        best = {name: tensor.clone() for name, tensor in model_inside(model).state_dict().items()}
+                if saved:
+                    saved.save(history.records, best)
     if best is not None:
         model_inside(model).load_state_dict(best)
     return history
@@ -106,6 +111,36 @@ class History:
     @property
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.records, columns=COLUMNS)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.epochs} epochs", f"{len(self.records):,} steps"]
+        if self.records:
+            parts.append(f"last loss {self.records[-1]['loss']:.4g}")
+        scores = {record["epoch"]: record["validation_rmse"] for record in self.records}
+        if self.best is not None:
+            parts.append(f"best epoch {self.best} with validation RMSE {scores[self.best]:.4g}")
+        return f"History({', '.join(parts)})"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the loss of each step, its mean over each epoch and, on an axis of its own, the validation RMSE.
+
+        ax: matplotlib's Axes to draw on; None makes a figure. Returns the Axes. Needs matplotlib, which is imported by
+        this call. Raises ValueError where no step was made.
+        """
+        if not self.records:
+            raise ValueError("a history must hold at least one step to be drawn, got none")
+        frame = self.frame
+        frame["epochs"] = frame["step"] * self.epochs / len(frame)
+        ax = frame.plot(x="epochs", y="loss", color="0.75", linewidth=0.8, label="loss of a step", ax=ax)
+        by_epoch = frame.groupby("epoch").agg(epochs=("epochs", "last"), loss=("loss", "mean"))
+        by_epoch.plot(x="epochs", y="loss", color="C0", marker=".", label="loss, mean of an epoch", ax=ax)
+        ax.set(xlabel="epochs", ylabel="loss")
+        scored = frame.dropna(subset=["validation_rmse"])
+        if len(scored):
+            style = {"color": "C1", "marker": "o", "markersize": 4, "label": "validation RMSE"}
+            right = scored.plot(x="epochs", y="validation_rmse", ax=ax, secondary_y=True, mark_right=False, **style)
+            right.set_ylabel("validation RMSE, rating units")
+        return ax
 
     @property
     def epochs(self) -> int:
@@ -156,8 +191,14 @@ class Recorder:
     """
 
     def __init__(
-        self, history: History, optimizer: Optimizer, config: TrainConfig, on_step: Callable[[dict], object] | None
+        self,
+        history: History,
+        optimizer: Optimizer,
+        config: TrainConfig,
+        on_step: Callable[[dict], object] | None,
+        shown: tqdm,
     ) -> None:
+        self.shown = shown
         self.history, self.optimizer, self.config, self.on_step = history, optimizer, config, on_step
         device = optimizer.param_groups[0]["params"][0].device
         self.masked = device.type in MASKED_DEVICES and not isinstance(optimizer, RowOptimizer)
@@ -181,6 +222,7 @@ class Recorder:
             self.flush()
 
     def after_update(self) -> None:
+        self.shown.update()
         if self.on_step or len(self.pending) >= FLUSH_EVERY:
             self.flush()
         if self.on_step:
@@ -219,11 +261,15 @@ def settle(model: nn.Module, ratings: Ratings, config: TrainConfig, l2: float | 
     def one_epoch(pilot: nn.Module, part: Ratings, l2: float, number: int) -> None:
         quick = replace(config, l2=l2, epochs=1, lr=2 * config.lr, patience=None, seed=config.seed + number)
         train(pilot, part, quick)
+        shown.update()
 
+    if recipe and isinstance(inside, MatrixFactorization):
+        inside.use_units(ratings)
+    if recipe and l2 is None:
+        with bar("train finds l2", "epoch", PILOT_EPOCHS) as shown:
+            l2 = choose_l2(inside, ratings, one_epoch, PILOT_EPOCHS)
     if recipe:
-        if isinstance(inside, MatrixFactorization):
-            inside.use_units(ratings)
-        config = replace(config, l2=choose_l2(inside, ratings, one_epoch, PILOT_EPOCHS) if l2 is None else l2)
+        config = replace(config, l2=l2)
     if isinstance(inside, MatrixFactorization):
         per_rating = config.l2 if config.penalty == "per_rating" and config.l2 else None
         inside.meet(ratings, per_rating, clear=recipe)

@@ -162,7 +162,7 @@ def zeroed(**options):
 
 
 PER_RATING, PER_TABLE = (
-    predict.collapse_l2(ratings, penalty, residual=True) for penalty in ("per_rating", "per_table")
+    predict.collapse_l2(ratings, penalty, residual=True, scale=1.0) for penalty in ("per_rating", "per_table")
 )
 BORDER = predict.max_stable_lr(ratings, d, SCALE, 256, mean=mean, biases=True)
 PLANTED = {  # name of the finding: a case in which it is planted, alone

@@ -32,6 +32,7 @@ CORE = (
     "checkpoint",
     "evaluate",
     "recipe",
+    "progress",
     "trainer",
 )
 LONGEST = 60  # lines of a function, from its def to its end

@@ -1,5 +1,6 @@
 """The search: what it finds, what it records, and that a killed or shared study loses and repeats nothing."""
 
+import itertools
 import math
 import os
 import signal
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import torch
+from filelock import Timeout
 
 from mfkit import MatrixFactorization, TrainConfig, predict, repository, rmse, synthetic, train, tune, tuning
 
@@ -29,6 +33,10 @@ def parts():
 def bowl(trial):
     """Least at x = 1, k = 8."""
     return math.log(trial.params["x"]) ** 2 + math.log(trial.params["k"] / 8) ** 2
+
+
+def refuse(trial):
+    raise AssertionError("asked for a trial")
 
 
 def settings(study):
@@ -76,14 +84,48 @@ def test_a_trial_is_the_training_that_its_record_says():
     study = tune(train_part, validation, config=CONFIG, n_trials=5)
     best = study.best_trial
     config = TrainConfig.textbook(**best.user_attrs["config"])
-    collapse = predict.collapse_l2(train_part, residual=True)
+    collapse = predict.collapse_l2(train_part, residual=True) / train_part.std
     assert config == replace(CONFIG, lr=best.params["lr"], l2=best.params["l2_over_collapse"] * collapse)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = MatrixFactorization(40, 50, best.params["n_factors"], mean=train_part.mean)
+        sizes = (40, 50, best.params["n_factors"])
+        model = MatrixFactorization(*sizes, mean=train_part.mean, scale=train_part.std)
     train(model, train_part, config)
     assert rmse(model, validation) == best.user_attrs["rmse"] == best.value
     assert math.isfinite(rmse(model, test))
+    mean_rmse = (validation.values.double() - train_part.mean).square().mean().sqrt().item()
+    assert study.user_attrs["mean_rmse"] == mean_rmse
+    assert study.user_attrs["beats_mean"] is (best.value < mean_rmse) is True
+
+
+@pytest.mark.parametrize(("a", "b", "tolerance"), [(4.0, 0.0, 0), (2.0**-9, 0.0, 0), (100.0, -250.0, 1e-3)])
+@pytest.mark.parametrize("penalty", ["per_rating", "per_table"])
+def test_ratings_on_another_scale_have_the_same_trials(a, b, tolerance, penalty):
+    """Settings to rounding; exactly where multiplication by a is exact. l2_over_collapse has no unit, lr its std's."""
+    studies = []
+    for factor, shift in ((1.0, 0.0), (a, b)):
+        train_part, validation, _ = parts()
+        train_part, validation = (p.with_values(factor * p.values + shift) for p in (train_part, validation))
+        studies.append(tune(train_part, validation, config=replace(CONFIG, penalty=penalty), n_trials=8, seed=2))
+    plain, mapped = studies
+    for one, other in zip(plain.trials, mapped.trials, strict=True):
+        assert one.params == other.params
+        assert other.user_attrs["config"]["l2"] == pytest.approx(one.user_attrs["config"]["l2"], rel=1e-5 * bool(b))
+        assert other.value == pytest.approx(a * one.value, rel=tolerance)
+    assert plain.best_trial.number == mapped.best_trial.number
+    assert len({trial.value for trial in plain.trials}) > 1
+
+
+def test_a_model_without_a_scale_is_searched_in_rating_units():
+    class Ours(MatrixFactorization):
+        def __init__(self, n_users, n_items, n_factors, mean):
+            super().__init__(n_users, n_items, n_factors, mean=mean)
+
+    train_part, validation, _ = parts()
+    study = tune(train_part, validation, config=CONFIG, make_model=Ours, n_trials=3)
+    collapse = predict.collapse_l2(train_part, residual=True, scale=1.0)
+    for trial in study.trials:
+        assert trial.user_attrs["config"]["l2"] == trial.params["l2_over_collapse"] * collapse
 
 
 def test_other_fields_choices_and_models():
@@ -96,11 +138,12 @@ def test_other_fields_choices_and_models():
 
     train_part, validation, _ = parts()
     space = {"optimizer": ["adam", "adamw"], "l2": (1e-3, 1e-1), "batch_size": (64, 256), "n_factors": [3, 5]}
-    study = tune(train_part, validation, config=CONFIG, space=space, make_model=Ours, sampler="random", n_trials=8)
+    config = replace(CONFIG, lr=0.03)
+    study = tune(train_part, validation, config=config, space=space, make_model=Ours, sampler="random", n_trials=8)
     configs = [TrainConfig.textbook(**t.user_attrs["config"]) for t in study.trials]
     assert {config.optimizer for config in configs} == {"adam", "adamw"}
     assert all(
-        config.l2 == t.params["l2"] and config.lr == CONFIG.lr for config, t in zip(configs, study.trials, strict=True)
+        config.l2 == t.params["l2"] and config.lr == 0.03 for config, t in zip(configs, study.trials, strict=True)
     )
     assert Ours.sizes == {3, 5}
 
@@ -121,6 +164,90 @@ def test_diverged_trials_are_recorded_with_their_reason(sampler):
     assert all(t.value == min(t.user_attrs["rmse"], mean_rmse) for t in study.trials if t not in diverged)
     assert study.trials_dataframe()["user_attrs_diverged"].notna().sum() == len(diverged)
     assert "diverged" not in study.best_trial.user_attrs
+
+
+def test_where_no_trial_beats_the_mean_it_says_so():
+    """Two trials of learning rates that are far too high tie at the mean's RMSE."""
+    train_part, validation, _ = parts()
+    config = replace(CONFIG, optimizer="sgd")
+    with pytest.warns(UserWarning, match=r"no trial of 2 did better on validation than predicting the mean \(RMSE"):
+        study = tune(train_part, validation, config=config, space={"lr": (1e3, 1e4)}, n_trials=2)
+    assert study.user_attrs["beats_mean"] is False
+    assert study.user_attrs["mean_rmse"] == study.best_value
+
+
+def test_equal_ratings_end_at_once_with_that_sentence():
+    train_part, validation, _ = (part.with_values(torch.ones(len(part))) for part in parts())
+    with pytest.warns(UserWarning, match="no trial of 2 did better"):
+        study = tune(train_part, validation, config=CONFIG, n_trials=2)
+    assert [trial.value for trial in study.trials] == [0.0, 0.0]
+
+
+# What an objective may return
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "0.9", [0.9], True, 1j, torch.tensor(math.nan)])
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_cannot_be_compared_ends_the_search_and_names_the_setting(value, stored, tmp_path):
+    storage = tmp_path / "study.db" if stored else None
+    with pytest.raises(ValueError, match=r"objective must return a number, .*, got .* for \{'x': .*, 'k': \d+\}"):
+        tuning.search(lambda trial: value, SPACE, n_trials=2, storage=storage)
+    if stored:  # the slot is made anew, by an objective that was mended
+        study = tuning.search(bowl, SPACE, n_trials=2, storage=storage)
+        assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+        assert settings(study) == settings(tuning.search(bowl, SPACE, n_trials=2))
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp"])
+def test_inf_and_numbers_of_other_libraries_are_numbers(sampler):
+    values = itertools.cycle([math.inf, np.float32(0.5), torch.tensor(0.25), 2])
+    study = tuning.search(lambda trial: next(values), SPACE, sampler=sampler, n_trials=13)
+    assert study.best_value == 0.25
+    assert [t.value for t in study.trials[:4]] == [math.inf, 0.5, 0.25, 2.0]
+
+
+def test_a_lock_that_the_objective_itself_cannot_get_is_its_error():
+    """It was taken for a colleague's lock on the slot, and waited for."""
+
+    def objective(trial):
+        raise Timeout("mine")
+
+    with pytest.raises(Timeout, match="mine"):
+        tuning.search(objective, SPACE, n_trials=2)
+
+
+def test_an_error_is_kept_with_its_trial(tmp_path):
+    storage = tmp_path / "study.db"
+    for _ in range(4):  # each call makes the slot anew: an error is no death
+        with pytest.raises(AssertionError):
+            tuning.search(refuse, SPACE, n_trials=2, storage=storage)
+    study = tuning.search(bowl, SPACE, n_trials=2, storage=storage)
+    assert [t.user_attrs.get("raised") for t in study.trials] == ["AssertionError: asked for a trial"] * 4 + [None] * 2
+
+
+@pytest.mark.parametrize("name", ["a?b.db", "ä ö%20ü.db", "{SCHEMA_VERSION}#&=.db", "a%b.db", "日本 ?.db"])
+def test_a_storage_of_any_name_is_that_file(name, tmp_path):
+    folder = tmp_path / "a folder?with ü"
+    folder.mkdir()
+    tuning.search(bowl, SPACE, n_trials=1, storage=folder / name)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([name, f"{name}.locks"])
+    assert len(tuning.search(bowl, SPACE, n_trials=2, storage=str(folder / name)).trials) == 2
+
+
+def test_a_storage_without_a_folder_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tuning.search(bowl, SPACE, n_trials=1, storage="a?b.db")
+    assert Path("a?b.db").is_file() and not Path("a").exists()
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path):
+    storage = tmp_path / "ratings.csv"
+    storage.write_text("user,item,rating\n" * 100)
+    with pytest.raises(
+        ValueError, match=r"storage=.*ratings.csv. must be a file that `search` wrote, or a new one, got"
+    ):
+        tuning.search(bowl, SPACE, n_trials=1, storage=storage)
+    assert storage.read_text() == "user,item,rating\n" * 100
 
 
 # Killed, and several at once
@@ -167,7 +294,7 @@ def test_killed_half_way_it_resumes_as_if_it_had_not_been(tmp_path):
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 8 + ["FAIL"] + ["COMPLETE"] * 8
     assert [t.datetime_complete for t in study.trials[:8]] == [t.datetime_complete for t in before[:8]]
     assert settings(study) == settings(tuning.search(bowl, SPACE, n_trials=16, seed=5))
-    assert tuning.search(None, SPACE, n_trials=16, storage=storage, seed=5).trials == study.trials  # nothing to do
+    assert tuning.search(refuse, SPACE, n_trials=16, storage=storage, seed=5).trials == study.trials  # nothing to do
 
 
 def test_two_processes_share_a_study(tmp_path):
@@ -197,6 +324,27 @@ def test_a_colleague_that_is_killed_is_replaced(tmp_path):
     assert sorted(t.state.name for t in study.trials) == ["COMPLETE"] * 3 + ["FAIL"]
 
 
+def test_a_slot_in_which_processes_die_is_given_up(tmp_path):
+    """Out of memory again and again: two deaths may be chance, the third ends it."""
+    storage = tmp_path / "study.db"
+    for _ in range(3):
+        child = worker(storage, seconds=60, n_trials=2)
+        assert child.stdout.readline() == "0\n"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"3 processes died in trial slot 0, with \{'x': .* Want another space"):
+            tuning.search(bowl, SPACE, n_trials=2, storage=storage, seed=5)
+
+
+def test_two_workers_of_an_objective_that_fails_both_end(tmp_path):
+    storage = tmp_path / "study.db"
+    children = [worker(storage, seconds="0.1 + float('nan')", n_trials=4) for _ in range(2)]
+    said = [child.communicate(timeout=60) for child in children]
+    assert [child.returncode for child in children] == [1, 1], said
+
+
 def test_an_error_leaves_the_slot_to_the_next_call(tmp_path):
     def fails(trial):
         raise MemoryError("too large")
@@ -221,13 +369,20 @@ def test_a_study_goes_on_to_more_trials(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampler": "bayes"}, "sampler must be one of grid, random, tpe, gp.* got 'bayes'"),
-        ({"n_trials": 0}, "n_trials must be a whole number, at least 1, got 0"),
-        ({"n_trials": 2.5}, "n_trials must be a whole number, at least 1, got 2.5"),
+        ({"sampler": "bayes"}, "sampler must be 'grid', 'random', 'tpe' or 'gp', got 'bayes'"),
+        ({"n_trials": 0}, "n_trials must be an integer of at least 1, got 0"),
+        ({"n_trials": 2.5}, "n_trials must be an integer of at least 1, got 2.5"),
+        ({"n_trials": True}, "n_trials must be an integer of at least 1, got True"),
+        ({"seed": "0"}, "seed must be an integer of at least 0, got '0'"),
+        ({"storage": "sqlite:///a.db"}, "storage must be the name of a file, .* got 'sqlite:///a.db'"),
+        ({"storage": "no such folder/a.db"}, "storage must be the name of a file, in a folder that exists, got"),
+        ({"storage": "/"}, "storage must be the name of a file"),
         ({"space": {"speed": (1, 2)}}, r"space must name .* got \['speed'\]"),
         ({"space": {"lr": (0, 1)}}, r"space\['lr'\] must be \(low, high\), 0 < low <= high, .* got \(0, 1\)"),
         ({"space": {"lr": (1.0, 0.1)}}, r"space\['lr'\] must be .* got \(1.0, 0.1\)"),
         ({"space": {"lr": []}}, r"space\['lr'\] must be .* got \[\]"),
+        ({"space": {"lr": ("a", "b")}}, r"space\['lr'\] must be .* got \('a', 'b'\)"),
+        ({"space": {"lr": (1, 2, 3)}}, r"space\['lr'\] must be .* got \(1, 2, 3\)"),
         ({"space": {"lr": 0.1}}, r"space\['lr'\] must be .* got 0.1"),
         ({"space": {"optimizer": ["adagrad"]}}, "optimizer must be one of"),
         ({"space": {"batch_size": [1, 2, 3]}, "sampler": "grid", "n_trials": 2}, "n_trials must be at least 3"),
@@ -241,8 +396,20 @@ def test_bad_arguments_are_named(changes, message):
 
 def test_what_is_not_ratings_is_named():
     train_part, validation, _ = parts()
-    with pytest.raises(TypeError, match="validation must be a Ratings, got tuple"):
-        tune(train_part, (validation,))
+    for changes, message in (
+        ({"validation": (validation,)}, "validation must be a Ratings, got "),
+        ({"train": None}, "train must be a Ratings, got None"),
+        ({"config": {"lr": 0.1}}, "config must be a TrainConfig, got {'lr': 0.1}"),
+        ({"space": [("lr", (0.1, 1.0))]}, "space must be a dict of names"),
+        ({"space": {1: (0.1, 1.0)}}, "space must be a dict of names"),
+        ({"make_model": 3}, "make_model must be callable, got 3"),
+        ({"storage": 3}, "storage must be the name of a file, got 3"),
+        ({"study": None}, "study must be a str, got None"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            tune(**{"train": train_part, "validation": validation} | changes)
+    with pytest.raises(TypeError, match="objective must be callable, got None"):
+        tuning.search(None, SPACE)
 
 
 def test_a_study_made_otherwise_is_refused(tmp_path):

@@ -129,13 +129,14 @@ def execute(path: Path, made: Path, *, skip_data: bool) -> nbformat.NotebookNode
 
 
 def kernel_environment(made: Path) -> dict[str, str]:
-    """What a kernel is told: where figures go, where the ratings are, and to import the mfkit that runs it."""
+    """What a kernel is told: where figures go, where the ratings are, to import this mfkit, and to show no bars."""
     paths = [str(repository.PLACE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return os.environ | {
         "MFKIT_DATA": str(data_dir().resolve()),
         "MFKIT_FIGURES": str(made),
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "TQDM_DISABLE": "1",
     }
 
 
