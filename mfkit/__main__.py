@@ -2,11 +2,13 @@
 python -m mfkit claims                            print the committed claims
 python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
 python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
-python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor"""
+python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor
+python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need"""
 
 import sys
 import traceback
-from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawTextHelpFormatter
+from decimal import Decimal
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -17,7 +19,7 @@ STATUS = """exit status:
   1  something differs from what is committed, a notebook raised, or the doctor's finding is high
   2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a build() that raises
 
-All but the doctor work on the checkout of the repository that mfkit runs from."""
+All but doctor and sizes work on the checkout of the repository that mfkit runs from."""
 
 PACKAGES = {  # of the dev extra, and who needs them
     "reproduce": ("ipykernel", "nbclient", "nbformat"),
@@ -45,7 +47,24 @@ def command_line() -> Parser:
     commands.add_parser("book", help="make web pages of all notebooks")
     examine = commands.add_parser("doctor", help="what is wrong with a model of yours")
     examine.add_argument("target", metavar="module:build")
+    sizes = commands.add_parser("sizes", help="the memory and time that a problem of these sizes will need")
+    for name, metavar in (("users", "M"), ("items", "N"), ("ratings", "R"), ("factors", "D")):
+        sizes.add_argument(f"--{name}", type=size, required=True, metavar=metavar)
+    sizes.add_argument("--batch", type=size, metavar="B", help="batch size; 512, the recipe's largest")
+    sizes.add_argument("--optimizer", default="adam", help="adam (default), adamw, momentum or sgd")
     return parser
+
+
+def size(text: str) -> int:
+    """1000, 1,000, 1_000 or 1e3."""
+    wanted = f"must be a whole number, e.g. 25000000 or 25e6, got {text!r}"
+    try:
+        number = Decimal(text.replace(",", ""))
+    except ArithmeticError:
+        raise ArgumentTypeError(wanted) from None
+    if not number.is_finite() or number != number.to_integral_value():
+        raise ArgumentTypeError(wanted)
+    return int(number)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "doctor":
         return examine(options.target)
+    if options.command == "sizes":
+        return print_sizes(options, parser)
     try:
         repository.root()
     except repository.NoRepositoryError as error:
@@ -92,6 +113,18 @@ def publish(options: Namespace, parser: Parser) -> int:
     except ValueError as error:
         parser.error(str(error))
     return runner.reproduce(notebooks, update=options.update)
+
+
+def print_sizes(options: Namespace, parser: Parser) -> int:
+    """What a problem of these sizes will need."""
+    from mfkit import sizes
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    try:
+        print(sizes.report(**given))
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog} sizes: {error}; see --help\n")
+    return 0
 
 
 def examine(target: str) -> int:

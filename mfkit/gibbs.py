@@ -61,6 +61,8 @@ class Posterior:
         if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
             raise ValueError(f"clip must be (lowest, highest) rating, got {clip}")
         chunk = checks.integer("chunk", chunk, least=1)
+        if not len(user_ids):
+            return torch.zeros(0), torch.zeros(0)
         means, stds = [], []
         for i, j in zip(user_ids.split(chunk), item_ids.split(chunk), strict=True):
             drawn_SK = torch.stack([self._interaction(P[i], Q[j]) for P, Q in zip(self.users, self.items, strict=True)])

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mfkit import checks
+
 
 def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes alive at once among the tensors that `function()` makes, summed operation by operation.
@@ -20,6 +22,8 @@ def peak_bytes(function: Callable[[], object]) -> int:
     `dry_step` makes such a function of any model. Buffers inside one kernel are not seen (mse_loss's backward:
     12 bytes a rating; an indexed dense product is counted twice).
     """
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {checks.shown(function)}")
     with _Ledger() as ledger:
         function()
     return ledger.peak
@@ -33,6 +37,8 @@ def dry_step(
     model: any module that maps (users, items), (B,) int64 each, to (B,), and looks at no value of theirs.
     loss: (B,), (B,) -> 0-d tensor; the mean squared error where it is None.
     """
+    checks.instance("model", model, nn.Module)
+    batch_size = checks.integer("batch_size", batch_size, least=1)
     stand_ins: dict[int, Tensor] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")

@@ -17,20 +17,24 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from mfkit import predict
-from mfkit.config import TrainConfig
+from mfkit import checks, predict
+from mfkit.config import PENALTIES, TrainConfig
 from mfkit.data import Ratings
-from mfkit.evaluate import rmse
+from mfkit.evaluate import check_fit, rmse
 from mfkit.model import MatrixFactorization
 from mfkit.objective import objective
 from mfkit.recipe import batch_size
-from mfkit.trainer import DivergenceError, train
+from mfkit.trainer import DivergenceError, check_run, train
+
+FINEST = 1e-6  # relative: how close a bisection may be asked to come
 
 
 @torch.no_grad()
 def prediction_std(model: nn.Module, ratings: Ratings) -> float:
     """Std of the model's predictions over the pairs of these ratings, in rating units; on the model's device."""
-    ratings = ratings.to(next(model.parameters()).device)
+    checks.instance("model", model, nn.Module)
+    check_fit(model, ratings, "ratings")
+    ratings = ratings.to(next(model.parameters(), ratings.values).device)
     return model(ratings.users, ratings.items).double().std().item()
 
 
@@ -50,8 +54,10 @@ def minimum(
     biases=True: mean=ratings.mean and biases (unpenalised under "per_table", as in `train`); False: neither.
     Rows scaled by the root of their counts, as a change of variables. Raises ValueError for another penalty.
     """
-    if penalty not in ("per_rating", "per_table"):
-        raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
+    checks.instance("ratings", ratings, Ratings)
+    penalty, l2 = checks.one_of("penalty", penalty, PENALTIES), checks.number("l2", l2, least=0)
+    n_factors, seed = checks.integer("n_factors", n_factors, least=1), checks.integer("seed", seed, least=0)
+    std = checks.number("std", std, least=0)
     m, n, d, N = ratings.n_users, ratings.n_items, n_factors, len(ratings)
     mean = ratings.mean if biases else 0.0
     per_user = np.bincount(ratings.users.cpu().numpy(), minlength=m)
@@ -114,6 +120,10 @@ class _FullObjective:
 @torch.no_grad()
 def largest_interaction(model: MatrixFactorization, ratings: Ratings) -> float:
     """The largest |u . v| over the pairs of these ratings, in rating units: what is left of the factors."""
+    checks.instance("model", model, nn.Module)
+    check_fit(model, ratings, "ratings")
+    if model.user_factors is None:
+        return 0.0
     U, V = model.get_parameter("user_factors.weight"), model.get_parameter("item_factors.weight")
     ratings = ratings.to(U.device)
     return (U[ratings.users] * V[ratings.items]).sum(-1).abs().max().item()
@@ -135,10 +145,12 @@ def collapse_l2(
     0 where it lies below a millionth of the largest rating. Slower toward a small `precision`: at the border itself
     the objective is flat.
     """
+    checks.instance("ratings", ratings, Ratings)
+    penalty = checks.one_of("penalty", penalty, PENALTIES)
+    precision = checks.number("precision", precision, least=FINEST)
+    scale = (ratings.std or 1.0) if scale is None else checks.number("scale", scale, above=0)
     if not residual:
         scale = 1.0
-    elif scale is None:
-        scale = ratings.std or 1.0
     ratings = ratings.with_values(ratings.values.double() / scale)
     spread = ratings.values.double().abs().max().item()
     high = spread if penalty == "per_rating" else spread / math.sqrt(len(ratings))  # no border lies above
@@ -170,6 +182,8 @@ def learning_curve(
 
     largest: the largest absolute prediction over the test pairs, in rating units. Errors as `train`.
     """
+    check_run(model, ratings, checks.instance("validation", validation, Ratings), config)
+    check_fit(model, test, "test")
     steps = math.ceil(len(ratings) / batch_size(config, ratings))
     rows: list[tuple[float, float]] = []
 
@@ -195,6 +209,8 @@ def _run(
     enough: Callable[[dict], bool] | None = None,
 ) -> None:
     """Train `model` in place until `enough(record)`, at most `steps` steps (config.epochs is not looked at)."""
+    steps = checks.integer("steps", steps, least=1)
+    check_run(model, ratings, None, checks.instance("config", config, TrainConfig))
 
     def look(record: dict) -> None:
         if (enough is not None and enough(record)) or record["step"] >= steps:
@@ -222,6 +238,7 @@ def escape_time(
     Any module and optimizer; p, s1, q: `predict.top_mode`. Looked at after each step, with a straight line between.
     Infinite where it takes more than `steps`, or there is no mode to learn.
     """
+    check_run(model, ratings, None, config)
     s1, weights = predict.top_mode(ratings, mean)
     weights = weights.to(ratings.values)
     before, found = 1.0, math.inf
@@ -250,6 +267,11 @@ def max_stable_lr(
     below the border may still not learn. Raises ArithmeticError where no border lies within 2^40 of the guess.
     """
 
+    if not callable(make_model):
+        raise TypeError(f"make_model must be callable, got {checks.shown(make_model)}")
+    checks.instance("config", config, TrainConfig)
+    ratio = checks.number("ratio", ratio, least=1 + FINEST)
+
     def stable(lr: float) -> bool:
         return is_stable(make_model(), ratings, replace(config, lr=lr), steps)
 
@@ -272,6 +294,9 @@ def sharpness(
     Full-batch gradient descent can only stay at a minimum where this is below 2 / lr. Lanczos' method on
     Hessian-vector products, from a seeded start to this relative tolerance, in at most `iterations` restarts.
     """
+    check_run(model, ratings, None, config)
+    iterations = checks.integer("iterations", iterations, least=1)
+    tolerance = checks.number("tolerance", tolerance, least=0)
     parameters = [p for p in model.parameters() if p.requires_grad]
     ratings = ratings.to(parameters[0].device)
     loss = objective(model, (ratings.users, ratings.items, ratings.values), config)
@@ -293,6 +318,8 @@ def sharpness(
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer state as they are now: ask after a step, when all are there."""
+    checks.instance("model", model, nn.Module)
+    checks.instance("optimizer", optimizer, torch.optim.Optimizer)
     return {
         "parameters": sum(map(_nbytes, model.parameters())),
         "gradients": sum(_nbytes(p.grad) for p in model.parameters() if p.grad is not None),
@@ -311,7 +338,12 @@ def peak_bytes(function: Callable[[], object], device: torch.device | str = "cpu
     On the CPU exact: every allocation and release that torch's profiler reports, summed up in order. On CUDA
     torch.cuda.max_memory_allocated, in blocks of 512 bytes. Raises ValueError for another kind of device.
     """
-    device = torch.device(device)
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {checks.shown(function)}")
+    try:
+        device = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device must be a cpu or cuda device, got {checks.shown(device)}") from None
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -13,6 +13,8 @@ from scipy.optimize import root_scalar
 from scipy.sparse.linalg import lsmr, svds
 from torch import Tensor, nn
 
+from mfkit import checks
+from mfkit.config import PENALTIES, REDUCTIONS
 from mfkit.data import Ratings
 from mfkit.ledger import dry_step as dry_step  # the same question, answered by counting instead of a formula
 from mfkit.ledger import peak_bytes as peak_bytes
@@ -24,7 +26,9 @@ def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
 
     A sum of d independent products, each of variance sU^2 sV^2.
     """
-    return math.sqrt(n_factors) * user_std * item_std
+    n_factors = checks.integer("n_factors", n_factors, least=0)
+    user_std = checks.number("user_std", user_std, least=0)
+    return math.sqrt(n_factors) * user_std * checks.number("item_std", item_std, least=0)
 
 
 def top_mode(ratings: Ratings, mean: float | None = None) -> tuple[float, Tensor]:
@@ -44,6 +48,9 @@ def escape_time(
     all cells are observed. Near zero (U'p + V'q)/2 grows by 1 + 2 lr s1 / N a step, from E ln|.|^2 = ln x0; then its
     square x is logistic, x' ~ x (s1 - w x). Infinite from two zero tables, or where s1 = 0.
     """
+    n_factors, lr = checks.integer("n_factors", n_factors, least=1), checks.number("lr", lr, above=0)
+    user_std = checks.number("user_std", user_std, least=0)
+    item_std = checks.number("item_std", item_std, least=0)
     s1, weights = top_mode(ratings, mean)
     if not (s1 and max(user_std, item_std)):
         return math.inf
@@ -71,10 +78,9 @@ def collapse_l2(
     In rating units (per_rating), or those over sqrt(N) (per_table), whatever the scale: a model whose scale is not 1
     is given this over its scale. Below it, zero is a saddle. Raises ValueError or TypeError for what does not fit.
     """
-    if penalty not in ("per_rating", "per_table"):
-        raise ValueError(f"penalty must be 'per_rating' or 'per_table', got {penalty!r}")
-    if scale is None:
-        scale = ratings.std or 1.0
+    checks.instance("ratings", ratings, Ratings)
+    penalty = checks.one_of("penalty", penalty, PENALTIES)
+    scale = (ratings.std or 1.0) if scale is None else checks.number("scale", scale, above=0)
     if not residual:
         return top_singular_value(ratings, _centred(ratings, 0.0), penalty)
     if penalty == "per_table":
@@ -114,7 +120,8 @@ def best_l2(ratings: Ratings, noise_std: float) -> float:
     best l2 differed sevenfold (benchmarks/defaults.json). `train` and `fit_als` without an l2 use it, with the noise
     that a pilot finds. Raises ValueError for a noise_std below 0 or not finite.
     """
-    return l2_for_noise(ratings, noise_std)
+    checks.instance("ratings", ratings, Ratings)
+    return l2_for_noise(ratings, checks.number("noise_std", noise_std, least=0))
 
 
 def top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:
@@ -123,7 +130,11 @@ def top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> fl
     "per_rating": s1(D_u^-1/2 . D_i^-1/2), in the values' units. "per_table": s1 / N. With what a model without
     factors leaves over as values, the l2 from which on zero factors are its optimum. Repeatable: a fixed start vector.
     """
-    if penalty == "per_table":
+    checks.instance("ratings", ratings, Ratings)
+    values = checks.vector("values", values).double().numpy()
+    if len(values) != len(ratings) or not np.isfinite(values).all():
+        raise ValueError(f"values must be {len(ratings)} finite numbers, one a rating, got {len(values)}")
+    if checks.one_of("penalty", penalty, PENALTIES) == "per_table":
         return _top_triplet(ratings, values * (1 / len(values)))[1]
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
     return _top_triplet(ratings, values * (np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5)[1]
@@ -135,6 +146,8 @@ def bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
     The biases are those that minimise the sum of e^2 + l2 (b_i^2 + c_j^2) over the ratings: the per-rating penalty;
     l2=0 is least squares, biases that nothing penalises (per_table).
     """
+    checks.instance("ratings", ratings, Ratings)
+    l2 = checks.number("l2", l2, least=0)
     users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy() + ratings.n_users
     columns = np.stack([users, items], axis=1).ravel()
     scale = np.bincount(columns)[columns] ** -0.5  # unit columns: a well-conditioned problem
@@ -146,7 +159,9 @@ def bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
 
 def _centred(ratings: Ratings, mean: float | None = None) -> np.ndarray:
     """The ratings less `mean` (default: theirs), (N,) float64."""
-    return ratings.values.cpu().double().numpy() - (ratings.mean if mean is None else mean)
+    checks.instance("ratings", ratings, Ratings)
+    mean = ratings.mean if mean is None else checks.number("mean", mean)
+    return ratings.values.cpu().double().numpy() - mean
 
 
 def _top_triplet(ratings: Ratings, values: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
@@ -185,14 +200,12 @@ def sharpness(
     1 + c is a bias's own curvature, a direction that partly overlaps: larger than either, smaller than the sum.
     Raises ValueError for a size, scale or reduction that cannot be.
     """
-    size = len(ratings) if batch_size is None else min(batch_size, len(ratings))
-    for name, given in (("n_factors", n_factors), ("batch_size", size)):
-        if given < 1:
-            raise ValueError(f"{name} must be at least 1, got {given}")
-    if not (scale >= 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be finite and at least 0, got {scale}")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    checks.instance("ratings", ratings, Ratings)
+    size = len(ratings)
+    if batch_size is not None:
+        size = min(checks.integer("batch_size", batch_size, least=1), size)
+    n_factors, scale = checks.integer("n_factors", n_factors, least=1), checks.number("scale", scale, least=0)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     most = max(int(ids.bincount().max()) for ids in (ratings.users.cpu(), ratings.items.cpu()))
     hits = size * most / len(ratings)
     values, rng, s1 = _centred(ratings, mean), np.random.default_rng(0), []
@@ -217,7 +230,10 @@ def max_stable_lr(
 ) -> float:
     """The learning rate beyond which SGD explodes: 2 / sharpness, with its arguments; infinite where that is 0.
 
-    B / (scale^2 (d + 2 + c) + 2 s1) under "mean". Not for Adam, whose steps are bounded whatever the curvature.
+    A learning-rate finder without a single step: start from a half to a tenth of it (`measure.max_stable_lr` looks for
+    the same border by training). B / (scale^2 (d + 2 + c) + 2 s1) under "mean". In a model with a scale other than 1,
+    for ratings over that scale. Not for Adam, whose steps are bounded whatever the curvature: its lr is how far an
+    entry moves a step, so lr times steps must cover the ratings' spread.
     """
     top = sharpness(ratings, n_factors, scale, batch_size, reduction, mean=mean, biases=biases)
     return 2 / top if top else math.inf
@@ -232,10 +248,9 @@ def huber_efficiency(k: float) -> float:
     For a regression with few coefficients against its observations: one row of factors, the others fixed, no
     penalty. Raises ValueError for a k that is not positive.
     """
-    if not k > 0:
-        raise ValueError(f"k must be positive, got {k}")
-    if k == math.inf:
+    if isinstance(k, float) and k == math.inf:
         return 1.0
+    k = checks.number("k", k, above=0)
     outside, p = math.erfc(k / math.sqrt(2)), math.exp(-k * k / 2) / math.sqrt(2 * math.pi)  # outside = 2 (1 - P)
     return (1 - outside) ** 2 / (1 - outside - 2 * k * p + k * k * outside)
 
@@ -248,9 +263,8 @@ def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:
     Raises ValueError for another optimizer.
     """
     copies = {"sgd": (0, 0), "momentum": (1, 0), "adam": (2, 4), "adamw": (2, 4)}
-    if optimizer not in copies:
-        raise ValueError(f"optimizer must be one of {', '.join(map(repr, copies))}, got {optimizer!r}")
-    tables, counter = copies[optimizer]
+    checks.instance("model", model, nn.Module)
+    tables, counter = copies[checks.one_of("optimizer", optimizer, copies)]
     trained = [p.nbytes for p in model.parameters() if p.requires_grad]
     state = tables * sum(trained) + counter * len(trained)
     return {"parameters": sum(p.nbytes for p in model.parameters()), "gradients": sum(trained), "state": state}

@@ -51,6 +51,7 @@ def train(
     """Train `model` in place, on the device where its parameters are.
 
     config: a TrainConfig; None is TrainConfig(), the recipe. What it leaves to the ratings is in History.config.
+        For SGD, `predict.max_stable_lr` finds the learning rate, without a step.
     validation: Ratings to score after each epoch (RMSE, not clipped to a rating range).
     on_step: a function that is called with each step's record after its update.
     checkpoint: a path, written whole after each epoch; resume=True goes on from it (or starts, where there is none)

@@ -69,8 +69,6 @@ def tune(
     for name, part in (("train", train), ("validation", validation)):
         checks.instance(name, part, Ratings)
     config = TrainConfig() if config is None else checks.instance("config", config, TrainConfig)
-    if not callable(make_model):
-        raise TypeError(f"make_model must be callable, got {checks.shown(make_model)}")
     space, fields = _named("space", SPACE if space is None else space), asdict(config).keys()
     unknown = sorted(space.keys() - SPACE.keys() - fields)
     if unknown:
@@ -107,6 +105,8 @@ def tune(
 
 
 def _takes_scale(make_model: Callable[..., nn.Module]) -> bool:
+    if not callable(make_model):
+        raise TypeError(f"make_model must be callable, got {checks.shown(make_model)}")
     try:
         parameters = inspect.signature(make_model).parameters.values()
     except (TypeError, ValueError):  # it does not say

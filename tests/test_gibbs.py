@@ -1,8 +1,10 @@
 """Gibbs sampling against closed forms and integration, and where its chain starts."""
 
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -99,6 +101,58 @@ def test_awkward_shapes(users, items, sizes, d):
     assert mean.isfinite().all() and std.isfinite().all()
 
 
+def test_predict_takes_what_the_model_takes():
+    ratings, _ = mfkit.synthetic(60, 40, 900, rank=3, noise=0.5, seed=0)
+    model = mfkit.MatrixFactorization(60, 40, 3, mean=ratings.mean)
+    posterior = sample_posterior(model, ratings, samples=3, burn_in=1)
+    mean, std = posterior.predict(torch.tensor([0, 59, 7]), torch.tensor([1, 39, 0]))
+    for users, items in (
+        ([0, 59, 7], [1, 39, 0]),
+        (np.array([0, 59, 7], dtype=np.int16), pd.Series([1, 39, 0])),
+        (torch.tensor([0, 59, 7], dtype=torch.int32), (1, 39, 0)),
+    ):
+        again = posterior.predict(users, items, chunk=2)
+        assert torch.equal(again[0], mean) and torch.equal(again[1], std)
+    low, high = mean.min().item() + 1e-3, mean.max().item() - 1e-3
+    clipped, unclipped = posterior.predict([0, 59, 7], [1, 39, 0], clip=(low, high))
+    assert torch.equal(clipped, mean.clamp(low, high)) and torch.equal(unclipped, std)
+    assert [len(part) for part in posterior.predict([], [])] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"users": [60]}, IndexError, r"users must lie in \[0, 60\), the model's rows, got 60"),
+        ({"items": [-1]}, IndexError, r"items must lie in \[0, 40\), the model's rows, got -1"),
+        ({"users": [0.5]}, TypeError, "users must be integers, got dtype torch.float64"),
+        ({"users": [True]}, TypeError, "users must be real numbers, got dtype bool"),
+        ({"users": ["u_7"]}, TypeError, "users must be a vector of numbers, got list with 'u_7'"),
+        ({"items": None}, TypeError, "items must be a vector of numbers, got NoneType"),
+        ({"users": 3}, ValueError, r"users must have shape \(N,\), got \(\)"),
+        ({"users": [0, 1]}, ValueError, "users and items must have one length, got 2 and 1"),
+        ({"clip": (5, 1)}, ValueError, r"clip must be \(lowest, highest\) rating, got \(5, 1\)"),
+        ({"chunk": 0}, ValueError, "chunk must be an integer of at least 1, got 0"),
+    ],
+)
+def test_predict_names_what_does_not_fit(changes, error, says):
+    tables = torch.zeros(2, 60, 3), torch.zeros(2, 40, 3)
+    posterior = mfkit.Posterior(3.5, 1.0, True, *tables, torch.ones(2))
+    with pytest.raises(error, match=says):
+        posterior.predict(**{"users": [0], "items": [0]} | changes)
+
+
+def test_ratings_that_no_gaussian_noise_made_are_told():
+    counts = np.ones(400)
+    counts[7] = 500
+    ratings = mfkit.Ratings(np.arange(400) // 20, np.arange(400) % 20, counts, 20, 20)
+    with pytest.warns(UserWarning, match=r"a rating lies 20 stds from the mean, .* take the logarithm") as told:
+        sample_posterior(mfkit.MatrixFactorization(20, 20, 2), ratings, samples=1, burn_in=1)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample_posterior(mfkit.MatrixFactorization(20, 20, 2), ratings.with_values(torch.ones(400)), samples=1)
+
+
 def test_same_numbers_each_time_and_the_seed_matters():
     ratings, _ = mfkit.synthetic(60, 40, 900, rank=3, noise=0.5, seed=0)
     model = mfkit.MatrixFactorization(60, 40, 3, mean=ratings.mean)
@@ -107,10 +161,20 @@ def test_same_numbers_each_time_and_the_seed_matters():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"prior_std": -1.0}, {"noise_std": math.inf}, {"samples": 0}, {"samples": True}, {"burn_in": -1}]
+    "bad",
+    [
+        {"prior_std": -1.0},
+        {"prior_std": "wide"},
+        {"noise_std": math.inf},
+        {"samples": 0},
+        {"samples": True},
+        {"burn_in": -1},
+        {"burn_in": None},
+        {"seed": 0.5},
+    ],
 )
 def test_bad_arguments_are_named(bad):
     ratings = mfkit.Ratings([0, 1], [0, 1], [1.0, 2.0], 2, 2)
     name, value = next(iter(bad.items()))
-    with pytest.raises(ValueError, match=rf"^{name} must be .*, got {value}$"):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*, got {value!r}$"):
         sample_posterior(mfkit.MatrixFactorization(2, 2, 1), ratings, **bad)

@@ -70,7 +70,7 @@ def test_state_bytes_by_rule_and_as_they_are(make, name):
 def test_state_bytes_by_hand():
     # 3 x 2 and 2 x 2 numbers of 4 bytes: 40; Adam keeps two copies and one 4-byte counter a table
     assert predict.state_bytes(Example(3, 2, 2)) == {"parameters": 40, "gradients": 40, "state": 88}
-    with pytest.raises(ValueError, match=r"optimizer must be one of .*'adam'.*got 'lbfgs'"):
+    with pytest.raises(ValueError, match=r"optimizer must be .*'adam' or 'adamw', got 'lbfgs'"):
         predict.state_bytes(Example(3, 2, 2), "lbfgs")
 
 

@@ -42,7 +42,7 @@ def test_efficiency_measured_is_the_predicted_one():
 
 @pytest.mark.parametrize("k", [0, -1.0, float("nan")])
 def test_efficiency_refuses(k):
-    with pytest.raises(ValueError, match="k must be positive, got"):
+    with pytest.raises(ValueError, match="k must be a finite number above 0, got"):
         predict.huber_efficiency(k)
 
 

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -220,6 +221,40 @@ def test_history():
     assert [call["step"] for call in calls] == frame.step.tolist()
     assert history.best == frame.dropna().sort_values("validation_rmse").epoch.iloc[0]
     assert train(model, ratings, QUICK).best is None
+
+
+def test_a_history_in_one_line():
+    ratings, validation = problem()
+    history = train(model_for(ratings), ratings, QUICK, validation=validation)
+    best, last = min(history.frame.validation_rmse.dropna()), history.records[-1]["loss"]
+    score = f"best epoch {history.best} with validation RMSE {best:.4g}"
+    assert repr(history) == f"History(2 epochs, 14 steps, last loss {last:.4g}, {score})"
+    plain = train(model_for(ratings), ratings, QUICK)
+    assert repr(plain) == f"History(2 epochs, 14 steps, last loss {plain.records[-1]['loss']:.4g})"
+    assert repr(trainer.History()) == "History(0 epochs, 0 steps)"
+
+
+def test_a_history_is_drawn_with_a_validation_curve_that_can_be_seen():
+    """Lines: the loss of each step, its mean over each epoch; on the right each epoch's score, at the epoch's end."""
+    ratings, validation = problem()
+    history = train(model_for(ratings), ratings, QUICK, validation=validation)
+    _, given = plt.subplots()
+    axes = history.plot(given)
+    assert axes is given
+    steps, means = axes.get_lines()
+    assert steps.get_xdata().tolist() == pytest.approx([(k + 1) / 7 for k in range(14)])
+    assert steps.get_ydata().tolist() == history.frame.loss.tolist()
+    assert means.get_xdata().tolist() == [1, 2]
+    assert means.get_ydata().tolist() == pytest.approx(history.frame.groupby("epoch").loss.mean().tolist())
+    (scores,) = axes.right_ax.get_lines()
+    assert scores.get_xdata().tolist() == [1, 2]
+    assert scores.get_ydata().tolist() == history.frame.validation_rmse.dropna().tolist()
+    assert (axes.get_ylabel(), axes.right_ax.get_ylabel()) == ("loss", "validation RMSE, rating units")
+    alone = train(model_for(ratings), ratings, QUICK).plot()
+    assert alone is not given and not hasattr(alone, "right_ax")
+    plt.close("all")
+    with pytest.raises(ValueError, match="a history must hold at least one step to be drawn, got none"):
+        trainer.History().plot()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
