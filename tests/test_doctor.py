@@ -179,6 +179,7 @@ PLANTED = {  # name of the finding: a case in which it is planted, alone
     "lr beyond the ratings": lambda: case(mf(), lambda model: adam(model, 3.0)),
     "collapse": lambda: case(mf(), l2=1.2 * PER_RATING),
     "table-scale penalty": lambda: case(mf(), l2=0.8 * PER_TABLE, penalty="per_table"),
+    "weak penalty": lambda: case(mf(), l2=0.01 * PER_RATING),
     "huber swap": lambda: case(mf(), l2=0.3 * PER_RATING, loss=nn.HuberLoss(delta=2.0)),
     "dense step": lambda: case(mf(), batch_size=16),
     "loader": lambda: case(mf(), loader=loader()),
@@ -475,7 +476,7 @@ def test_a_wide_start_by_hand(top, severity):
         assert finding.measured == pytest.approx(top / 3**0.5)  # the sum of squares is top^2, over 3
         assert finding.threshold == pytest.approx(2.5**0.5 / 2)
         assert "(law: 4)" in finding.meaning  # sqrt(4) 2 1
-        assert finding.remedy == "nn.init.normal_(model.U, std=0.16)"  # sqrt(.1) / 16^(1/4) = .158
+        assert finding.remedy == "nn.init.normal_(model.U, std=0.28)"  # sqrt(.1 sqrt(2.5)) / 4^(1/4), as d = 4
 
 
 def test_an_lr_beyond_the_ratings_by_hand():
@@ -492,7 +493,7 @@ def test_an_lr_beyond_the_ratings_by_hand():
 def test_a_slow_start_by_hand():
     [finding] = judge.slow_start(hand(lambda parameters: torch.optim.Adam(parameters, lr=0.01)), SEEN)
     assert finding.measured == pytest.approx(2.0 / 0.01 / 2)  # the wider std over lr, two steps an epoch
-    assert finding.remedy.endswith("= 0.2")  # five epochs' worth of steps: .01 * 100 / 5
+    assert finding.remedy.endswith("= 0.031")  # five epochs' worth of steps would be .2; 4 x^2 + (3 + 2) x = 1.581 / 10
 
 
 DIAGONAL = mfkit.Ratings([0, 1], [0, 1], [3.0, 4.0], 2, 2)  # R = diag(3, 4): s1 = 4, over N = 2 the border is 2
@@ -518,7 +519,7 @@ def test_a_collapse_by_hand(given, curvature, l2):
     assert [finding.measured for finding in findings] == ([] if l2 is None else [pytest.approx(l2)])
     for finding in findings:
         assert finding.threshold == pytest.approx(4.0 if given.get("penalty") == "per_rating" else 2.0)
-        assert "mse + 0.12 *" in finding.remedy  # less the mean diag(-.5, .5): a quarter of .5
+        assert "mse + 0.53 *" in finding.remedy  # .53 (1 + 1) .5: two ratings cannot be told from three biases
 
 
 def test_lost_updates_by_hand():

@@ -28,6 +28,8 @@ from mfkit.doctor.findings import SEVERITIES, WORDS, Diagnosis, Finding
 from mfkit.doctor.judge import JUDGES, ids_out_of_range, out_of_memory, prediction_shape
 from mfkit.doctor.look import look_at_batch, look_at_memory
 from mfkit.losses import LOSSES
+from mfkit.model import MatrixFactorization
+from mfkit.objective import model_inside
 
 __all__ = ["WORDS", "Diagnosis", "Finding", "diagnose", "main"]
 
@@ -49,8 +51,10 @@ def diagnose(
     """What will go wrong if `model` is trained so on `ratings`. Trains nothing; all that it is given stays as it is.
 
     model: any Module that maps users, items, (B,) int64 each, to (B,); its tables are found by watching what it reads.
+        Rates and penalties are taken to be in units of a MatrixFactorization's `scale`, as `train` has them.
     optimizer: the model's; without one (None) nothing is said of steps.
-    l2, penalty, reduction, clip_norm: as in TrainConfig, but with torch's clipping. No l2 is 0.
+    l2, penalty, reduction, clip_norm: as in TrainConfig, but with torch's clipping. l2=None is unknown, or none: then
+        nothing is said of a penalty that is too weak.
     loss: a name as there, or what is called with (prediction, target), as nn.HuberLoss().
     loader: a DataLoader; its dataset is read, its order not drawn. Without one (None) the batches are not timed.
     memory: bytes there are; None asks the machine.
@@ -74,18 +78,21 @@ def diagnose(
         raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"model must have parameters to train, got {model!r}")
+    inside = model_inside(model)
+    unit = inside.scale.item() if isinstance(inside, MatrixFactorization) else 1.0
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
-        ratings=ratings,
+        ratings=ratings if unit == 1 else ratings.with_values(ratings.values / unit),
         batch_size=min(batch_size, len(ratings)),
         loss=loss if callable(loss) else LOSSES[loss],
         optimizer=optimizer,
-        l2=config.l2 or 0.0,
+        l2=None if l2 is None else config.l2,
         penalty=config.penalty,
         reduction=config.reduction,
         clip_norm=config.clip_norm,
         memory=memory,
         loader=loader,
+        unit=unit,
     )
     with _random_states_kept(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

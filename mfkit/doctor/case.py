@@ -1,7 +1,13 @@
-"""What the reader gave to `diagnose`, and what follows from it alone: sizes, spread, the optimizer's settings."""
+"""What the reader gave to `diagnose`, and what follows from it alone: sizes, spread, the optimizer's settings.
 
+All in the unit of the model's biases and factors: a MatrixFactorization's `scale`, by which `objective` divides its
+errors; 1 for other models. The words of a finding are in rating units.
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +25,21 @@ class Case:
     """A model, its ratings and how it is to be trained; the fields are `diagnose`'s arguments."""
 
     model: nn.Module
-    ratings: Ratings
+    ratings: Ratings  # in units
     batch_size: int  # B, at most the number of ratings
     loss: Loss
     optimizer: torch.optim.Optimizer | None = None
-    l2: float = 0.0
+    l2: float | None = None  # None: not said
     penalty: str = "per_rating"
     reduction: str = "mean"
     clip_norm: float | None = None
     memory: float | None = None  # bytes
     loader: DataLoader | None = None
+    unit: float = 1.0  # in rating units
+
+    def predict(self, model: nn.Module, pairs: Ratings) -> Tensor:
+        """What the model, or a copy of it, says to these pairs, in units."""
+        return model(pairs.users, pairs.items) / self.unit
 
     def batch_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, reduced as in the training, without penalties: a 0-d tensor."""
@@ -41,13 +52,37 @@ class Case:
         return self.batch_size if self.reduction == "sum" else 1
 
     @property
+    def rows_per_count(self) -> float:
+        """Ratings there are for one of the row with the median count: what a table's l2 is to that row, per rating."""
+        counts = torch.cat([self.ratings.users.bincount(), self.ratings.items.bincount()])
+        return len(self.ratings) / counts[counts > 0].median().item()
+
+    @property
     def steps_per_epoch(self) -> float:
         return len(self.ratings) / self.batch_size
 
     @property
     def rating_std(self) -> float:
-        """Std of the ratings, their natural unit; 1 where all are equal."""
+        """Std of the ratings, in units; 1 where all are equal."""
         return self.ratings.values.std(correction=0).item() or 1.0
+
+    @cached_property
+    def noise_std(self) -> float:
+        """Std of what mean and biases leave over, each bias counted as one number that was fitted; in units.
+
+        Where they outnumber the ratings nothing is left to tell it from: there, the std of the ratings.
+        """
+        biases = len(self.ratings.users.unique()) + len(self.ratings.items.unique())
+        free = len(self.ratings) - biases
+        if free <= 0:
+            return self.rating_std
+        left = predict.bias_residual(self.ratings, 0.0)
+        return math.sqrt(float(left @ left) / free)
+
+    @property
+    def bias_std(self) -> float:
+        """Std of a user's or an item's bias, if both explain as much of the ratings; in units."""
+        return math.sqrt(max(self.rating_std**2 - self.noise_std**2, 0.0) / 2)
 
     @property
     def group(self) -> dict:

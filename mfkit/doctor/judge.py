@@ -6,9 +6,10 @@ are in findings.toml: a function fills in what stands there in braces.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from mfkit import predict
 from mfkit.data import Ratings
@@ -16,10 +17,15 @@ from mfkit.doctor.case import Case
 from mfkit.doctor.findings import Finding, found
 from mfkit.doctor.look import Memory, Product, Reply, Seen, Table
 from mfkit.initializers import factor_std
+from mfkit.recipe import l2_for_noise
 
 Findings = Iterator[Finding]
 MOSTLY = 10.0  # times: from where on rows, epochs, a batch or a step are said to cost too much
 MUCH_STATE = 64.0  # MB: from where on a step over whole tables costs time that is felt
+WEAK = 0.1  # of the l2 for biases' noise; up to .2 of it the error on new ratings was that of biases alone, or worse
+MUCH_FREEDOM = 0.1  # numbers in the factors, for one rating: below, there is little that they could learn by heart
+FAR = 3.0  # times: from where on the ratings' std is another unit than that of the settings
+START_SHARE = 0.1  # of the ratings' std: the proposed start's predictions
 
 
 # ---------------------------------------------------------------------------------------- whether there is a batch
@@ -52,27 +58,47 @@ def prediction_shape(reply: Reply) -> Findings:
 
 def wide_start(case: Case, seen: Seen) -> Findings:
     """The first predictions spread by more than half of what the ratings do: that must be unlearned."""
-    std, rating_std = seen.prediction.std().item(), case.rating_std
-    if std > rating_std / 2:
+    std, rating_std = seen.prediction.std().item() * case.unit, case.rating_std * case.unit
+    if _is_wide(case, seen):
         law = math.nan
         if seen.product is not None:
             law = predict.prediction_std(seen.product.n_factors, seen.product.user_scale, seen.product.item_scale)
         severity = "medium" if std < rating_std else "high"
-        init = _scaled_start(seen)
-        yield found(severity, "wide start", std, rating_std / 2, law=law, std=rating_std, init=init)
+        facts = {"law": law * case.unit, "std": rating_std, "init": _scaled_start(case, seen)}
+        yield found(severity, "wide start", std, rating_std / 2, **facts)
+
+
+def _is_wide(case: Case, seen: Seen) -> bool:
+    return seen.prediction.std().item() > case.rating_std / 2
 
 
 def dead_start(case: Case, seen: Seen) -> Findings:
     """No factor has any gradient: U = V = 0 is a saddle."""
     gradients = [table.gradient for table in seen.factors if table.gradient is not None]
     if gradients and not any(gradient.any() for gradient in gradients):
-        yield found("high", "dead start", "0", "above 0", init=_scaled_start(seen))
+        yield found("high", "dead start", "0", "above 0", init=_scaled_start(case, seen))
 
 
-def _scaled_start(seen: Seen) -> str:
-    """initializers.scaled_ as a line of code for any tables."""
-    scales = {table.name: factor_std(table.values.shape[-1]) for table in seen.factors}
-    return "; ".join(f"nn.init.normal_(model.{name}, std={scale:.2g})" for name, scale in scales.items())
+def _scaled_start(case: Case, seen: Seen) -> str:
+    """initializers.scaled_, for these ratings and any tables, as a line of code."""
+    lines = []
+    for table in seen.tables:
+        if table.is_factors:
+            n_factors = seen.product.n_factors if seen.product else table.values.shape[-1]
+            scale = factor_std(n_factors, START_SHARE * case.rating_std)
+            lines.append(f"nn.init.normal_(model.{table.name}, std={scale:.2g})")
+        elif table.values.float().std().item() > START_SHARE * case.rating_std:
+            lines.append(f"nn.init.zeros_(model.{table.name})")
+    return "; ".join(lines)
+
+
+def _mended_product(case: Case, product: Product, *, is_wide: bool) -> Product:
+    """The product after the remedy of a wide start, where there is one: so that the rates' remedies go with it."""
+    if not is_wide:
+        return product
+    scale = factor_std(product.n_factors, START_SHARE * case.rating_std)
+    absolute_sum = 2 * product.n_factors * scale * math.sqrt(2 / math.pi)  # of Gaussian entries
+    return replace(product, user_scale=scale, item_scale=scale, absolute_sum=absolute_sum)
 
 
 def no_mean(case: Case, seen: Seen) -> Findings:
@@ -80,7 +106,7 @@ def no_mean(case: Case, seen: Seen) -> Findings:
     distance = abs(seen.prediction.mean().item() - case.ratings.mean) / case.rating_std
     if distance > 1:
         severity = "medium" if _is_product_alone(seen) else "note"
-        yield found(severity, "no mean", distance, 1.0, mean=case.ratings.mean)
+        yield found(severity, "no mean", distance, 1.0, mean=case.ratings.mean * case.unit)
 
 
 def no_biases(case: Case, seen: Seen) -> Findings:
@@ -147,7 +173,9 @@ def lr_past_the_border(case: Case, seen: Seen) -> Findings:
     border = _stability_border(case, seen, product)
     if case.lr > border:
         sure = case.lr > 2 * border and not case.clip_norm
-        yield found("high" if sure else "medium", "lr past the border", case.lr, border, safe=border / 2)
+        mended = _mended_product(case, product, is_wide=_is_wide(case, seen))
+        safe = min(_stability_border(case, seen, mended) / 2, case.lr)
+        yield found("high" if sure else "medium", "lr past the border", case.lr, border, rate=_rate(case, seen, safe))
 
 
 def _stability_border(case: Case, seen: Seen, product: Product) -> float:
@@ -169,31 +197,77 @@ def slow_start(case: Case, seen: Seen) -> Findings:
     product = seen.lawful_product
     if product is None or not case.steps_are_known:
         return
+    epochs = _slow_steps(case, seen, product) / case.steps_per_epoch
+    if not MOSTLY < epochs < math.inf:
+        return
+    is_wide = _is_wide(case, seen)
+    mended = _mended_product(case, product, is_wide=is_wide)
+    mended_epochs = _slow_steps(case, seen, mended) / case.steps_per_epoch
+    if case.is_sgd:
+        fastest = _stability_border(case, seen, mended) / 2
+    else:
+        fastest = _lr_that_reaches(case, seen, mended, case.rating_std / 10)
+    line = _rate(case, seen, min(fastest, case.lr * mended_epochs / 5))
+    if is_wide and mended_epochs <= MOSTLY:
+        line = _scaled_start(case, seen)
+    yield found("medium", "slow start", epochs, MOSTLY, remedy=line)
+
+
+def _slow_steps(case: Case, seen: Seen, product: Product) -> float:
+    """Steps until the top mode is half learnt (SGD); where steps are bounded, the least that could be enough."""
     scales = product.user_scale, product.item_scale
     if case.is_sgd:
         lr = case.lr * seen.curvature * case.loss_over_mean  # for the mean of e^2
-        steps = predict.escape_time(case.ratings, product.n_factors, *scales, lr, mean=product.base)
-    else:
-        steps = max(scales) / case.lr  # of about lr each
-    epochs = steps / case.steps_per_epoch
-    if MOSTLY < epochs < math.inf:
-        border = _stability_border(case, seen, product) if case.is_sgd else math.inf
-        faster = min(border / 2, case.lr * epochs / 5)
-        yield found("medium", "slow start", epochs, MOSTLY, faster=faster)
+        return predict.escape_time(case.ratings, product.n_factors, *scales, lr, mean=product.base)
+    travel = max(*scales, _lr_that_reaches(case, seen, product, case.rating_std))
+    if seen.has_biases:
+        travel = max(travel, case.bias_std)
+    return travel / case.lr  # as a step moves an entry by about lr
 
 
 def lr_beyond_the_ratings(case: Case, seen: Seen) -> Findings:
     """A step of about lr an entry moves a prediction by more than the ratings spread."""
     if not case.has_bounded_steps or not case.lr:
         return
-    reach = case.lr  # of a model of which nothing else is known
-    if seen.product is not None:  # (u + lr) . (v + lr) - u . v, signs at their worst, and two biases
-        biases = 2 if seen.has_biases else 0
-        reach *= seen.product.absolute_sum + seen.product.n_factors * case.lr + biases
+    a_unit, safe_a_unit = 1.0, 1.0  # reach over lr, of a model of which nothing else is known
+    if seen.product is not None:
+        mended = _mended_product(case, seen.product, is_wide=_is_wide(case, seen))
+        a_unit = _reach_over_lr(seen, seen.product, case.lr)
+        safe_a_unit = _reach_over_lr(seen, mended, case.lr)
+    reach = case.lr * a_unit
     if reach > case.rating_std:
         severity = "medium" if reach < MOSTLY * case.rating_std else "high"
-        safe = case.lr * case.rating_std / reach / 3
-        yield found(severity, "lr beyond the ratings", reach, case.rating_std, safe=safe)
+        safe = min(case.lr, case.rating_std / safe_a_unit / 3)
+        facts = {"rate": _rate(case, seen, safe)}
+        yield found(severity, "lr beyond the ratings", reach * case.unit, case.rating_std * case.unit, **facts)
+
+
+def _reach_over_lr(seen: Seen, product: Product, lr: float) -> float:
+    """How far a step of lr an entry moves a prediction, over lr: all signs at their worst.
+
+    (u + lr) . (v + lr) - u . v = lr (|u|_1 + |v|_1 + d lr), and two biases
+    """
+    biases = 2 if seen.has_biases else 0
+    return product.absolute_sum + product.n_factors * lr + biases
+
+
+def _lr_that_reaches(case: Case, seen: Seen, product: Product, distance: float) -> float:
+    """The lr at which one step so moves a prediction by `distance`; or what lr times steps must be, all one way."""
+    linear = _reach_over_lr(seen, product, 0.0)
+    return 2 * distance / (linear + math.sqrt(linear**2 + 4 * product.n_factors * distance))
+
+
+def _unit_hint(case: Case) -> str:
+    """Where no one lr and no one l2 can fit both factors and biases, as the ratings' std is far from 1: a comment."""
+    if 1 / FAR <= case.rating_std <= FAR:
+        return ""
+    return "  # better: with ratings over their std, as MatrixFactorization(..., scale=ratings.std) has them"
+
+
+def _rate(case: Case, seen: Seen, lr: float) -> str:
+    """The line that sets it; it goes with the new start, where the old one is wide."""
+    with_start = "  # with the new start" if _is_wide(case, seen) else ""
+    return f"optimizer.param_groups[0]['lr'] = {lr:.2g}{with_start}{_unit_hint(case)}"
 
 
 def decay_of_unread_rows(case: Case, seen: Seen) -> Findings:
@@ -249,13 +323,16 @@ class Shrinkage:
     penalty: str  # "per_rating" or "per_table"
 
 
+def _over_l2(case: Case, seen: Seen) -> float:
+    """The loss over the mean of e^2, as far as it makes the reader's l2 weigh less."""
+    sums = case.loss_over_mean if case.penalty == "per_table" else 1  # that one is added after the reduction
+    return seen.curvature * sums
+
+
 def _shrinkages(case: Case, seen: Seen) -> Iterator[Shrinkage]:
     """l2, and the optimizer's weight_decay, wd |w|^2 / 2 of each table, where it is a part of the gradient."""
     if case.l2:
-        l2 = case.l2 / seen.curvature
-        if case.penalty == "per_table":  # added after the reduction
-            l2 /= case.loss_over_mean
-        yield Shrinkage("l2", case.l2, l2, case.penalty)
+        yield Shrinkage("l2", case.l2, case.l2 / _over_l2(case, seen), case.penalty)
     if case.weight_decay and not case.decay_is_decoupled:
         l2 = case.weight_decay / 2 / seen.curvature / case.loss_over_mean
         yield Shrinkage("weight_decay", case.weight_decay, l2, "per_table")
@@ -271,7 +348,10 @@ def collapse(case: Case, seen: Seen) -> Findings:
         if shrinkage.l2 > border:
             besides = " and biases remain" if seen.has_biases else ""
             facts = {"what": shrinkage.what, "given": shrinkage.given, "penalty": shrinkage.penalty}
-            facts |= {"besides": besides, "mild": _mild_l2(case)}
+            mild = _mild_l2(case)
+            if shrinkage.penalty == "per_rating":
+                mild = min(mild, border / 2)
+            facts |= {"besides": besides, "mild": mild, "errors": _errors(case)}
             yield found("high", "collapse", shrinkage.l2, border, **facts)
 
 
@@ -291,11 +371,11 @@ def table_scale_penalty(case: Case, seen: Seen) -> Findings:
     for shrinkage in _shrinkages(case, seen):
         if shrinkage.penalty != "per_table":
             continue
-        counts = torch.cat([case.ratings.users.bincount(), case.ratings.items.bincount()])
-        median_row = shrinkage.l2 * len(case.ratings) / counts[counts > 0].median().item()
+        median_row = shrinkage.l2 * case.rows_per_count
         border = predict.collapse_l2(_left_over(case, product))
         if median_row > border:
-            facts = {"what": shrinkage.what, "given": shrinkage.given, "mild": _mild_l2(case)}
+            facts = {"what": shrinkage.what, "given": shrinkage.given}
+            facts |= {"mild": _mild_l2(case), "errors": _errors(case)}
             yield found("medium", "table-scale penalty", median_row, border, **facts)
 
 
@@ -304,18 +384,50 @@ def _left_over(case: Case, product: Product) -> Ratings:
     return case.ratings.with_values(case.ratings.values - product.base)
 
 
+def weak_penalty(case: Case, seen: Seen) -> Findings:
+    """l2 is far below what the noise asks for, in a model that can fit the noise, and nothing else is seen to hold it.
+
+    The noise is that of mean and biases alone, so rather too large.
+    """
+    product = seen.lawful_product
+    if product is None or case.l2 is None or case.weight_decay or _is_held_back(case.model):
+        return
+    trained = sum(len(table.values) for table in seen.factors if table.gradient is not None)
+    if trained * product.n_factors < MUCH_FREEDOM * len(case.ratings):
+        return
+    rows = case.rows_per_count if case.penalty == "per_table" else 1.0
+    l2, wanted = case.l2 / _over_l2(case, seen) * rows, _mild_l2(case)
+    if l2 < WEAK * wanted:
+        own = wanted * _over_l2(case, seen) / rows  # in the reader's objective
+        yield found("medium", "weak penalty", l2, WEAK * wanted, l2=own, hint=_unit_hint(case))
+
+
+def _is_held_back(model: nn.Module) -> bool:
+    """By dropout, or by a largest norm of a row."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module.p or getattr(module, "max_norm", None) is not None:
+            return True
+    return False
+
+
 def _mild_l2(case: Case) -> float:
-    """An l2 per rating of about the size at which the recipe of notebook 00 ends."""
-    return predict.collapse_l2(case.ratings.with_values(case.ratings.values - case.ratings.mean)) / 4
+    """The recipe's l2 per rating, with the noise that biases alone leave."""
+    return l2_for_noise(case.ratings, case.noise_std)
+
+
+def _errors(case: Case) -> str:
+    """What the mean squared error of a remedy is of, where that is not the plain error."""
+    return "" if case.unit == 1 else f" mse: of errors / {case.unit:.3g};"
 
 
 def huber_swap(case: Case, seen: Seen) -> Findings:
     """The loss is c e^2 with another c than 1, so that the l2 weighs 1 / c times as much."""
     if seen.lawful_product is None:
         return
-    weighs, same = case.l2 / seen.curvature, case.l2 * seen.curvature
+    l2 = case.l2 or 0.0
+    weighs, same = l2 / seen.curvature, l2 * seen.curvature
     if not math.isclose(weighs, same, rel_tol=1e-3):
-        yield found("medium", "huber swap", f"{weighs:.3g}", case.l2, curvature=seen.curvature, same=same)
+        yield found("medium", "huber swap", f"{weighs:.3g}", l2, curvature=seen.curvature, same=same)
 
 
 # --------------------------------------------------------------------------------------------------------- the data
@@ -356,6 +468,7 @@ JUDGES: list[Callable[[Case, Seen], Findings]] = [  # in the order in which find
     huber_swap,
     collapse,
     table_scale_penalty,
+    weak_penalty,
     cold_rows,
     slow_loader,
 ]

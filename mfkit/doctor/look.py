@@ -75,7 +75,7 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A batch's worth of facts, of a model with one prediction a pair."""
+    """A batch's worth of facts, of a model with one prediction a pair; all in the case's unit."""
 
     prediction: Tensor  # (B,) float32
     tables: tuple[Table, ...]
@@ -129,7 +129,7 @@ def look_at_batch(case: Case) -> tuple[Reply, Seen | None]:
     watch = _Reads(model, probe)
     try:
         with torch.no_grad(), watch:
-            prediction = model(probe.users, probe.items)
+            prediction = model(probe.users, probe.items)  # in rating units
     except IndexError:
         if watch.out_of_range is None:
             raise
@@ -138,14 +138,15 @@ def look_at_batch(case: Case) -> tuple[Reply, Seen | None]:
     if prediction.numel() != len(probe):
         return reply, None
 
+    prediction = prediction.reshape(-1) / case.unit
     gradients = _gradients(case, model, probe)
     tables = tuple(_tables(case.model, watch.lookups, gradients))
     sparse = any(gradient.is_sparse for gradient in gradients.values())
     seen = Seen(
-        prediction=prediction.reshape(-1).float(),
+        prediction=prediction.float(),
         tables=tables,
         has_biases={lookup.kind for lookup in watch.lookups if lookup.width == 1} == {"users", "items"},
-        product=_product(model, probe, prediction.reshape(-1), watch.lookups),
+        product=_product(case, model, probe, prediction, watch.lookups),
         curvature=_curvature(case),
         has_sparse_gradients=sparse,
         not_held=_not_held(case, tables),
@@ -166,7 +167,7 @@ def _gradients(case: Case, model: nn.Module, probe: Ratings) -> dict[str, Tensor
     """Of the loss of one batch, of all parameters that get one, by name."""
     size = min(case.batch_size, len(probe))
     batch = probe.take(torch.arange(size))
-    loss = case.batch_loss(model(batch.users, batch.items).reshape(size), batch.values)
+    loss = case.batch_loss(case.predict(model, batch).reshape(size), batch.values)
     if not loss.requires_grad:
         raise ValueError("model's prediction must carry a gradient, got none: a detach, .data or no_grad?")
     loss.backward()
@@ -250,7 +251,9 @@ def _tables(model: nn.Module, lookups: list[_Lookup], gradients: dict[str, Tenso
 
 
 @torch.no_grad()
-def _product(model: nn.Module, probe: Ratings, prediction: Tensor, lookups: list[_Lookup]) -> Product | None:
+def _product(
+    case: Case, model: nn.Module, probe: Ratings, prediction: Tensor, lookups: list[_Lookup]
+) -> Product | None:
     """u . v, if that and what the model predicts with all factors at zero make the prediction, (B,).
 
     The copy has zeros for factors afterwards.
@@ -264,7 +267,7 @@ def _product(model: nn.Module, probe: Ratings, prediction: Tensor, lookups: list
     for name, p in model.named_parameters():
         if name in factors:
             p.zero_()
-    base = model(probe.users, probe.items).reshape(-1).float()
+    base = case.predict(model, probe).reshape(-1).float()
     unexplained = (U * V).sum(1) + base - prediction.float()
     rounding = torch.finfo(prediction.dtype).eps * prediction.float().abs().max()
     if not unexplained.std() <= 0.02 * prediction.float().std() + rounding:  # nor where one is not a number
