@@ -2,9 +2,11 @@
 
 import copy
 import re
+import signal
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,26 @@ def good(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+class Endless(BaseException):
+    """The call was still running after its time."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Endless if the block takes longer."""
+
+    def stop(*_: object) -> None:
+        raise Endless(f"did not end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def bad(function: Callable, argument: str, arguments: dict[str, Any], *, must_refuse: bool = True) -> None:
     """mfkit itself must refuse this, with the argument's name, and leave every model as it was.
 
@@ -35,9 +57,11 @@ def bad(function: Callable, argument: str, arguments: dict[str, Any], *, must_re
     models = [x for x in (getattr(function, "__self__", None), *arguments.values()) if isinstance(x, nn.Module)]
     before = copy.deepcopy([model.state_dict() for model in models])
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), within(seconds=5):
             warnings.simplefilter("ignore")
             result = function(**arguments)
+    except Endless as error:
+        raise AssertionError(str(error)) from None
     except Exception as error:
         frame = error.__traceback__
         while frame.tb_next is not None:

@@ -75,9 +75,16 @@ def clip(value: Any) -> str:
     return GOOD if value is None else EITHER if isinstance(value, list | tuple | np.ndarray) and len(value) == 2 else BAD
 
 
+def thresholds(value: Any) -> str:
+    """Two, for two tensors."""
+    if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
+        return BAD
+    return EITHER if isinstance(value, list | tuple | np.ndarray | Tensor) and len(value) == 2 else BAD
+
+
 def prediction(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return judge(math.isfinite(value))
+        return GOOD if math.isfinite(value) else EITHER
     return EITHER if isinstance(value, str | bool | np.generic | np.ndarray | Tensor) else BAD
 
 
@@ -270,7 +277,7 @@ TABLE = [
     Row(
         "optimizers.prox_l1_",
         on(optimizers.prox_l1_, tensors=parameters, thresholds=[0.1, 0.2]),
-        {"tensors": lambda value: BAD, "thresholds": lambda value: BAD},
+        {"tensors": lambda value: BAD, "thresholds": thresholds},
     ),
     Row("initializers.factor_std", on(initializers.factor_std, n_factors=D), {"n_factors": SIZE, "prediction_std": POSITIVE}),
     Row("initializers.normal_", on(initializers.normal_, model=model), {"model": MODEL, "std": STRENGTH, "seed": SEED}),
