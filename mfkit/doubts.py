@@ -14,6 +14,10 @@ FEWEST_OF_A_CODE = 3  # rows that hold a value before it is taken for a code: on
 UNIX_TIMES = 7e8, 2.2e9  # 1992 to 2039, in seconds
 UNITS = {"seconds": 1, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 EXACT = 2**24  # float32 holds every whole number up to here
+LISTS = (
+    "Where 1 means 'chosen', such a table says who chose what and needs a model of lists: every fit here predicts "
+    "ratings, and an RMSE on it says nothing about lists"
+)
 
 
 def doubts(column: str, distinct: np.ndarray, counts: np.ndarray, full: bool) -> list[str]:
@@ -31,15 +35,9 @@ def doubts(column: str, distinct: np.ndarray, counts: np.ndarray, full: bool) ->
 
 def note(distinct: np.ndarray) -> str:
     """What should be known of a table without a fault; "" for most."""
-    if distinct.tolist() == [0, 1]:
+    if np.array_equal(distinct, [0, 1]):
         return f"0 and 1 alone. {LISTS}"
     return ""
-
-
-LISTS = (
-    "Where 1 means 'chosen', such a table says who chose what and needs a model of lists: every fit here predicts "
-    "ratings, and an RMSE on it says nothing about lists"
-)
 
 
 def _times(distinct: np.ndarray) -> str | None:
@@ -64,18 +62,18 @@ def _equal(distinct: np.ndarray) -> str | None:
 
 def _code(distinct: np.ndarray, counts: np.ndarray, full: bool) -> str | None:
     """Values that look like a code for "not rated": far out, negative, or zero; there may be some of each."""
-    is_code = np.zeros(len(distinct), dtype=bool)
-    rules = (_far_above, _far_below, _negative, _filled if full else _zero)
-    for rule in rules:
-        left = np.flatnonzero(~is_code)
-        is_code[left[rule(distinct[left], counts[left])]] = True
-    if not is_code.any():
+    n_rows, shares = counts.sum(), {}
+    for rule in (_far_above, _far_below, _negative, _filled if full else _zero):
+        positions = rule(distinct, counts)
+        if len(positions):
+            shares |= zip(distinct[positions], counts[positions] / n_rows, strict=True)
+            distinct, counts = np.delete(distinct, positions), np.delete(counts, positions)
+    if not shares:
         return None
-    shares = counts / counts.sum()
-    codes = [plain(value) for value in distinct[is_code]]
-    found = [f"{code} in {share:.1%} of the rows" for code, share in zip(codes, shares[is_code], strict=True)]
+    found = [f"{plain(code)} in {share:.1%} of the rows" for code, share in sorted(shares.items())]
+    codes = [plain(code) for code in sorted(shares)]
     remedy = codes[0] if len(codes) == 1 else f"[{', '.join(codes)}]"
-    rest = extent(distinct[~is_code])
+    rest = extent(distinct)
     return f"{' and '.join(found)}, beside {rest}, may mean 'not rated'; if so, want missing={remedy}"
 
 
@@ -97,6 +95,8 @@ def _far_above(distinct: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _far_below(distinct: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The same for negative values: -99 beside -10 ... 10."""
+    if distinct[0] >= 0:
+        return np.arange(0)
     return len(distinct) - 1 - _far_above(-distinct[::-1], counts[::-1])
 
 
