@@ -7,9 +7,9 @@ booleans are not.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +26,26 @@ def integer(name: str, value: object, *, least: int) -> int:
     return int(number)
 
 
-def number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> float:
-    """A finite number, above `above` or of at least `least` where one is given; ValueError for anything else."""
-    wanted = "a finite number"
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
+) -> float:
+    """A number above `above`, of at least `least`, below `below`, where these are given; ValueError for anything else.
+
+    infinite: whether it may be infinite; NaN it is never.
+    """
+    wanted = "a number" if infinite else "a finite number"
     if above is not None:
         wanted += f" above {above}"
     if least is not None:
         wanted += f" of at least {least}"
+    if below is not None:
+        wanted += f" and below {below}"
     real = _unboxed(value)
     if isinstance(real, bool) or not isinstance(real, Real):
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
@@ -41,7 +54,8 @@ def number(name: str, value: object, *, above: float | None = None, least: float
     except OverflowError:  # an integer beyond 1.8e308
         result = math.inf
     too_low = (above is not None and result <= above) or (least is not None and result < least)
-    if not math.isfinite(result) or too_low:
+    too_high = below is not None and result >= below
+    if math.isnan(result) or (math.isinf(result) and not infinite) or too_low or too_high:
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return result
 
@@ -55,11 +69,49 @@ def one_of(name: str, value: object, known: Collection[str]) -> str:
     return value
 
 
+def boolean(name: str, value: object) -> bool:
+    """True or False; ValueError for anything else: "no" would be taken for true."""
+    flag = _unboxed(value)
+    if not isinstance(flag, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return bool(flag)
+
+
 def instance(name: str, value: object, kind: type[T]) -> T:
     """An object of this class; TypeError for anything else."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, got {shown(value)}")
     return value
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """A dense tensor of real numbers, itself; TypeError for anything else."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {shown(value)}")
+    if value.dtype == torch.bool or value.is_complex():
+        raise TypeError(f"{name} must be real numbers, got dtype {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one with layout {value.layout}")
+    return value
+
+
+def tensors(name: str, value: object) -> list[Tensor]:
+    """Tensors in a list or another iterable; TypeError for anything else, a tensor by itself included."""
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a list of tensors, got a tensor of shape {tuple(value.shape)}")
+    members = listed(name, value)
+    for each in members:
+        if not isinstance(each, Tensor):
+            raise TypeError(f"{name} must be tensors, got {shown(each)} among them")
+    return members
+
+
+def listed(name: str, value: object) -> list[Any]:
+    """The members of a list or another iterable; TypeError for anything else, a dict or text included."""
+    is_single = isinstance(value, str | bytes | dict | type) or (isinstance(value, np.ndarray | Tensor) and not value.ndim)
+    if is_single or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list, got {shown(value)}")
+    return list(value)
 
 
 def vector(name: str, value: object) -> Tensor:
@@ -83,7 +135,8 @@ def vector(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.dtype == np.longdouble:  # torch has no such dtype
         array = array.astype(np.float64)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(array.view(array.dtype.str))  # torch knows one of C's two names for 64 bits
 
 
 def shown(value: object) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from mfkit.checks import instance, integer, number
 from mfkit.data import Ratings
 
 SPECTRAL_POWERS = 4  # of E'E, in the subspace iteration of a spectral start
@@ -30,15 +31,15 @@ def factor_std(n_factors: int, prediction_std: float = 0.1) -> float:
     """s = sqrt(t) / d^(1/4): factors from N(0, s^2) make predictions of std t = prediction_std around mean and biases.
 
     The law above solved for sU = sV. The default is a tenth of the spread of stars, or of ratings over their std.
-    Raises ValueError for a prediction_std that is not positive and finite.
+    Raises ValueError for a prediction_std that is not positive and finite, or no factors.
     """
-    if not (prediction_std > 0 and math.isfinite(prediction_std)):
-        raise ValueError(f"prediction_std must be positive and finite, got {prediction_std}")
-    return math.sqrt(prediction_std) / n_factors**0.25
+    prediction_std = number("prediction_std", prediction_std, above=0)
+    return math.sqrt(prediction_std) / integer("n_factors", n_factors, least=1) ** 0.25
 
 
 def normal_(model: nn.Module, std: float = 1.0, seed: int = 0) -> nn.Module:
     """N(0, std^2); std=1 is nn.Embedding's default. Prediction std: sqrt(d) std^2, so 10 at d=100, std=1."""
+    std = number("std", std, least=0)
     return _fill(model, std, std, seed)
 
 
@@ -85,6 +86,8 @@ def spectral_(model: nn.Module, ratings: Ratings, l2: float = 0.0, *, powers: in
     ValueError as `spectral_start`.
     """
     U, V = _factor_tables(model)
+    instance("ratings", ratings, Ratings)
+    l2, powers = number("l2", l2, least=0), integer("powers", powers, least=1)
     bias_tables = [_table(model, name) for name in ("user_bias", "item_bias")]
     ratings = ratings.to(U.weight.device)
     shape, ids = (U.num_embeddings, V.num_embeddings), (ratings.users, ratings.items)
@@ -152,8 +155,7 @@ def spectral_start(
     m, n = len(users.counts), len(items.counts)
     if n_factors >= min(m, n):
         raise ValueError(f"n_factors must be below n_users={m} and n_items={n} for a spectral start, got {n_factors}")
-    if powers < 1:
-        raise ValueError(f"powers must be at least 1, got {powers}")
+    integer("powers", powers, least=1)
     A, C = (side.counts.to(side.values) for side in (users, items))
     N = A.sum()
     A, C = A + A.mean(), C + C.mean()
@@ -211,10 +213,8 @@ def _factor_tables(model: nn.Module) -> tuple[nn.Embedding, nn.Embedding]:
 @torch.no_grad()
 def _fill(model: nn.Module, user_std: float, item_std: float, seed: int) -> nn.Module:
     """Drawn on the CPU, so that a seed gives the same factors on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(integer("seed", seed, least=0) % 2**63)
     for table, std in zip(_factor_tables(model), (user_std, item_std), strict=True):
-        if not (std >= 0 and math.isfinite(std)):
-            raise ValueError(f"std must be finite and at least 0, got {std}")
         table.weight.copy_(torch.randn(table.weight.shape, generator=generator) * std)
     for name in ("user_bias", "item_bias"):
         bias_table = _table(model, name)

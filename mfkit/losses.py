@@ -6,13 +6,22 @@
 No 1/2 anywhere. Losses are elementwise, (B,) -> (B,); the trainer reduces once, in plain sight.
 """
 
+import math
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
+
+from mfkit import checks
+from mfkit.checks import integer, number, one_of, tensor
 
 
 def error(prediction: Tensor, target: Tensor) -> Tensor:
-    """e = prediction - target, (B,). Raises ValueError where shapes differ: (B, 1) - (B,) broadcasts to (B, B)."""
+    """e = prediction - target, (B,), real numbers.
+
+    Raises ValueError where shapes differ: (B, 1) - (B,) broadcasts to (B, B). TypeError for what is no dense tensor.
+    """
+    prediction, target = tensor("prediction", prediction), tensor("target", target)
     if prediction.shape != target.shape:
         shapes = f"{tuple(target.shape)}, got {tuple(prediction.shape)}"
         hint = "; return prediction.squeeze(-1)" if prediction.shape == (*target.shape, 1) else ""
@@ -38,11 +47,11 @@ def huber(prediction: Tensor, target: Tensor, delta: float = 1.0, scale: str = "
     scale="torch": half of that, as torch.nn.HuberLoss; swapping it in for MSE doubles the effective l2.
     Raises ValueError for a delta that is not positive or another scale.
     """
-    if not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
-    if scale not in ("mse", "torch"):
-        raise ValueError(f"scale must be 'mse' or 'torch', got {scale!r}")
+    delta = number("delta", delta, above=0, infinite=True)
+    one_of("scale", scale, ("mse", "torch"))
     size = error(prediction, target).abs()
+    if size.is_floating_point() and delta > torch.finfo(size.dtype).max:
+        delta = math.inf
     inside = size.clamp(max=delta)
     loss = inside * (2 * size - inside)  # both branches at once, so that delta = inf is exactly mse
     return loss if scale == "mse" else loss / 2
@@ -57,9 +66,11 @@ def power_sum(tensors: Iterable[Tensor], p: int) -> Tensor | float:
     Of the rows that a batch looked up, (B, k) each (`per_rating`): |u|^2 + |v|^2 + ... summed over the ratings, to be
     reduced as the loss is; a row read by c ratings counts c times (Zhou et al. 2008, "weighted-lambda").
     Of whole tables (`per_table`): ||U||^2 + ||V||^2, squared Frobenius norms, whatever the batch. Beside a mean loss
-    that is stronger on a row with n of the N ratings by a factor N / n.
+    that is stronger on a row with n of the N ratings by a factor N / n. Raises ValueError for another p.
     """
+    if integer("p", p, least=1) > 2:
+        raise ValueError(f"p must be 1 or 2, got {p}")
     total: Tensor | float = 0.0
-    for tensor in tensors:
-        total = total + (tensor.square().sum() if p == 2 else tensor.abs().sum())
+    for each in checks.tensors("tensors", tensors):
+        total = total + (each.square().sum() if p == 2 else each.abs().sum())
     return total

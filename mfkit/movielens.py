@@ -52,7 +52,7 @@ def data_dir() -> Path:
 
 def fetch(name: str) -> Path:
     """The verified archive of a MovieLens set on disk, downloaded where it is missing; errors as `movielens`."""
-    if name not in SOURCES:
+    if not isinstance(name, str) or name not in SOURCES:
         raise KeyError(f"name must be one of {', '.join(SOURCES)}; got {name!r}")
     path, (sha256, _) = data_dir() / f"ml-{name}.zip", SOURCES[name]
     url, note = f"{BASE_URL}/{path.name}", f"A newer edition's hash belongs into {__name__}.SOURCES."

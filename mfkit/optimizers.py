@@ -8,12 +8,14 @@ What a dense optimizer does to a row that no batch reads follows a closed form, 
 `catch_up` does it for the rows that the model is about to read, `flush` for all of them.
 """
 
-import math
 from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mfkit import checks
+from mfkit.checks import instance, listed, number, shown, tensor
 
 
 class RowOptimizer(torch.optim.Optimizer):
@@ -21,16 +23,11 @@ class RowOptimizer(torch.optim.Optimizer):
 
     params: tables of any shape (rows, ...); a dense gradient touches every row. The state of each holds `step`, the
     number of its steps, and `seen`, (rows,) int64: the step up to which each row has been brought. Raises ValueError
-    for settings out of range.
+    for settings out of range, TypeError for params of another kind.
     """
 
     def __init__(self, params, **settings):
-        for name, value in settings.items():
-            below = 1.0 if name in ("betas", "momentum") else math.inf
-            if not all(0 <= x < below for x in np.atleast_1d(value)) or (name == "lr" and value == 0):
-                wanted = "at least 0 and below 1" if below == 1 else "positive" if name == "lr" else "at least 0"
-                raise ValueError(f"{name} must be {wanted}, got {value}")
-        super().__init__(params, settings)
+        super().__init__(_params(params), {name: _setting(name, value) for name, value in settings.items()})
         self._hooks = []
 
     def watch(self, model: nn.Module) -> "RowOptimizer":
@@ -41,7 +38,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 if any(table.weight is p for p in group["params"]):
                     self.catch_up(table.weight, group, ids[0].reshape(-1))
 
-        for table in model.modules():
+        for table in instance("model", model, nn.Module).modules():
             if isinstance(table, nn.Embedding):
                 self._hooks.append(table.register_forward_pre_hook(before_reading))
         return self
@@ -113,6 +110,33 @@ class RowOptimizer(torch.optim.Optimizer):
                 state["step"] += 1
                 state["seen"][rows] = state["step"]
         return loss
+
+
+def _params(given: object) -> list[Any]:
+    """What torch's optimizers take, but for its errors: tensors, named tensors or groups of them, in any iterable."""
+    if isinstance(given, Tensor):
+        raise TypeError(f"params must be a list of tensors, got a tensor of shape {tuple(given.shape)}")
+    members = listed("params", given)
+    if not members:
+        raise ValueError("params must hold a tensor at least, got none")
+    for each in members:
+        is_group = isinstance(each, dict) and "params" in each
+        is_named = isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], Tensor)
+        if not isinstance(each, Tensor) and not is_group and not is_named:
+            raise TypeError(f"params must be tensors or groups with 'params', got {shown(each)} among them")
+    return members
+
+
+def _setting(name: str, value: object) -> float | tuple[float, float]:
+    """A setting of a row-wise optimizer, checked: lr above 0, momentum and both betas below 1, none below 0."""
+    if name == "betas":
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise ValueError(f"betas must be two numbers, got {shown(value)}")
+        first, second = (number("betas", beta, least=0, below=1) for beta in value)
+        return first, second
+    if name == "lr":
+        return number("lr", value, above=0)
+    return number(name, value, least=0, below=1 if name == "momentum" else None)
 
 
 class RowAdam(RowOptimizer):
@@ -203,10 +227,25 @@ def prox_l1_(tensors: Iterable[Tensor], thresholds: Iterable[Tensor | float]) ->
     In place. After a gradient step of the loss alone with this lr it makes a proximal step of the whole objective
     (Parikh & Boyd 2014, 4.2 and 6.5.2); a subgradient step, lr l1 sign(x), steps over zero and never stays there.
     thresholds: one a tensor, broadcast to it: lr * l1 under "per_table"; under "per_rating" with a mean over B
-    ratings lr * l1 * c / B, (rows, 1), where c counts the ratings that read the row. Raises ValueError below zero.
+    ratings lr * l1 * c / B, (rows, 1), where c counts the ratings that read the row.
+    Raises ValueError below zero or for shapes that do not fit, TypeError for no numbers; then no tensor has moved.
     """
-    for x, t in zip(tensors, thresholds, strict=True):
-        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-        if not (t >= 0).all():
-            raise ValueError(f"thresholds must be at least 0, got {t.min().item()}")
+    moved = [tensor("tensors", x) for x in checks.tensors("tensors", tensors)]
+    given = listed("thresholds", thresholds)
+    if len(given) != len(moved):
+        raise ValueError(f"tensors and thresholds must be as many, got {len(moved)} and {len(given)}")
+    limits = [_threshold(t, x) for t, x in zip(given, moved, strict=True)]
+    for x, t in zip(moved, limits, strict=True):
         x.sub_(x.clamp(-t, t))
+
+
+def _threshold(given: object, x: Tensor) -> Tensor:
+    """A threshold in x's dtype and on its device, of a shape that broadcasts to x's."""
+    t = given if isinstance(given, Tensor) else torch.tensor(number("thresholds", given, infinite=True))
+    t = tensor("thresholds", t).to(x)
+    if not (t >= 0).all():
+        raise ValueError(f"thresholds must be at least 0, got {t.min().item()}")
+    fits = t.ndim <= x.ndim and all(size in (1, x.shape[-k]) for k, size in enumerate(reversed(t.shape), start=1))
+    if not fits:
+        raise ValueError(f"thresholds must broadcast to the tensor's shape {tuple(x.shape)}, got {tuple(t.shape)}")
+    return t

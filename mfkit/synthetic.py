@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mfkit.checks import boolean, instance, integer, number
 from mfkit.data import Ratings
 from mfkit.initializers import factor_std
 
 MEAN, USER_BIAS_STD, ITEM_BIAS_STD, INTERACTION_STD = 3.5, 0.3, 0.4, 0.6
+LARGEST_BYTES = 2**40  # of factors: no machine has a terabyte to spare
 EXACT_CELLS = 25_000_000  # tables up to this many cells are sampled by sorting all of them
 
 
@@ -26,18 +28,28 @@ class Truth:
     Q: np.ndarray
 
     def __call__(self, ratings: Ratings) -> torch.Tensor:
-        """The noiseless ratings of these (user, item) pairs, (N,) float64."""
+        """The noiseless ratings of these (user, item) pairs, (N,) float64; IndexError for a row that it has not."""
+        for name, rows in (("n_users", len(self.P)), ("n_items", len(self.Q))):
+            if (given := getattr(instance("ratings", ratings, Ratings), name)) > rows:
+                raise IndexError(f"ratings must have {name} of at most {rows}, the truth's rows, got {given}")
         users, items = ratings.users.cpu().numpy(), ratings.items.cpu().numpy()
         interaction = np.einsum("nk,nk->n", self.P[users], self.Q[items])
         return torch.from_numpy(self.mean + self.user_bias[users] + self.item_bias[items] + interaction)
 
     def noise_floor(self, ratings: Ratings) -> float:
         """RMSE of the truth itself on these ratings: what no model can beat on new ones, but by luck."""
+        instance("ratings", ratings, Ratings)
         return (self(ratings) - ratings.values.cpu().double()).square().mean().sqrt().item()
 
 
 def synthetic(
-    n_users=943, n_items=1682, n_ratings=80_000, rank=8, noise=0.85, seed=0, stars=False
+    n_users: int = 943,
+    n_items: int = 1682,
+    n_ratings: int = 80_000,
+    rank: int = 8,
+    noise: float = 0.85,
+    seed: int = 0,
+    stars: bool = False,
 ) -> tuple[Ratings, Truth]:
     """The reference problem: MovieLens-100K's size and long tail, with a known truth.
 
@@ -46,14 +58,15 @@ def synthetic(
     stars=True rounds to whole stars and clips to 1 ... 5; the truth stays what it was before rounding.
     Drawn by numpy: the same ratings on every machine. Raises ValueError for sizes that cannot be.
     """
-    for name, value in {"n_users": n_users, "n_items": n_items, "n_ratings": n_ratings, "rank": rank}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    n_users, n_items = integer("n_users", n_users, least=1), integer("n_items", n_items, least=1)
+    n_ratings, rank = integer("n_ratings", n_ratings, least=1), integer("rank", rank, least=1)
+    noise, stars = number("noise", noise, least=0, below=1e30), boolean("stars", stars)
+    if 8 * (n_users + n_items) * rank > LARGEST_BYTES:
+        sizes = f"n_users={n_users}, n_items={n_items} and rank={rank}"
+        raise ValueError(f"(n_users + n_items) * rank must be at most {LARGEST_BYTES // 8}, got {sizes}")
     if n_ratings > n_users * n_items:
         raise ValueError(f"n_ratings must be at most n_users * n_items = {n_users * n_items}, got {n_ratings}")
-    if not (noise >= 0 and np.isfinite(noise)):
-        raise ValueError(f"noise must be finite and at least 0, got {noise}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(integer("seed", seed, least=0))
     activity, popularity = rng.lognormal(0, 1.0, n_users), rng.lognormal(0, 1.4, n_items)
     scale = factor_std(rank, INTERACTION_STD)
     biases = USER_BIAS_STD * rng.standard_normal(n_users), ITEM_BIAS_STD * rng.standard_normal(n_items)

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 import mfkit
 from mfkit import repository
+from mfkit.checks import boolean, instance, integer, listed, number, shown
 from mfkit.files import replacing
 from mfkit.lab.records import Claim, claim, measurements, plain, verdicts
 
@@ -105,12 +106,28 @@ def save(
     config: a TrainConfig or a dict of settings. seeds: those of its runs. tolerance: how far numbers of `data` may lie
     from the committed ones, relative to their column's largest. timing=True: seconds, or what depends on them;
     measured and shown again by every run, never compared and, once committed, not overwritten.
-    Raises ValueError for an id that no notebook's number starts, or claims with the same id.
+    Raises ValueError for an id that no notebook's number starts, claims with the same id or settings that are no JSON,
+    TypeError for what is of another kind; then nothing is written.
     """
-    if not re.fullmatch(r"\d\d_[a-z0-9_]+", id):
+    instance("fig", fig, Figure)
+    instance("data", data, pd.DataFrame)
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", instance("id", id, str)):
         raise ValueError(f"id must be the notebook's number and a name, like '05_phase_diagram', got {id!r}")
+    claims = [instance("claims", each, Claim) for each in listed("claims", claims)]
     if len({c.id for c in claims}) != len(claims):
         raise ValueError(f"claims must have ids of their own, got {[c.id for c in claims]}")
+    about = {
+        "id": id,
+        "caption": instance("caption", caption, str),
+        "notebook": _notebook(id),
+        "command": f"python -m mfkit reproduce {id[:2]}",
+        "versions": _versions(),
+        "seeds": [integer("seeds", seed, least=0) for seed in listed("seeds", seeds)],
+        "config": _settings(config),
+        "tolerance": number("tolerance", tolerance, least=0),
+        "timing": boolean("timing", timing),
+        "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
+    }
     folder = directory()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # which moves them in the opposite order: the record comes last
@@ -122,23 +139,22 @@ def save(
             fig.savefig(partial["svg"], format="svg", metadata={"Date": None, "Creator": None})
         fig.savefig(partial["png"], format="png", metadata={"Software": None})
         data.to_csv(partial["csv"], index=False, float_format="%.9g", lineterminator="\n")
-        record = {
-            "id": id,
-            "caption": caption,
-            "notebook": _notebook(id),
-            "command": f"python -m mfkit reproduce {id[:2]}",
-            "versions": _versions(),
-            "seeds": list(seeds),
-            "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
-            "tolerance": tolerance,
-            "timing": timing,
-            "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
-            "sha256": {
-                suffix: hashlib.sha256(partial[suffix].read_bytes()).hexdigest() for suffix in ("svg", "png", "csv")
-            },
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
+        hashes = {suffix: hashlib.sha256(partial[suffix].read_bytes()).hexdigest() for suffix in ("svg", "png", "csv")}
+        text = json.dumps(about | {"sha256": hashes}, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
         partial["json"].write_text(text + "\n", encoding="utf-8")
+
+
+def _settings(config: Any) -> dict[str, Any] | None:
+    """A TrainConfig's fields, or a dict that JSON can hold; TypeError or ValueError for anything else."""
+    if config is None:
+        return None
+    is_record = is_dataclass(config) and not isinstance(config, type)
+    settings = asdict(config) if is_record else instance("config", config, dict)
+    try:
+        json.dumps(settings, allow_nan=False, default=plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"config must hold what JSON can hold, got {shown(config)}: {error}") from None
+    return settings
 
 
 def _notebook(id: str) -> str | None:

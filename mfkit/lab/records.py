@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
+
+from mfkit.checks import instance, number, one_of, shown
 
 OPERATORS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 COLUMNS = ["claim", "predicted", "measured", "verdict"]
@@ -55,16 +58,31 @@ def claim(
     predicted: a number (HOLDS if |measured - predicted| <= tolerance * |predicted|; absolute where 0 is predicted),
         ("<", bound) or another of < <= > >=, or a word or truth value that must be equal.
     tolerance: of the prediction, relative. repeat: of the measurement, relative, when it is run again elsewhere.
-    Raises ValueError for an id that is not lower-case-with-dashes or a bound that is not a number.
+    Raises ValueError for an id that is not lower-case-with-dashes, a bound that is not a number or tolerances below 0,
+    TypeError for a statement or a measurement of another kind.
     """
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", id):
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", instance("id", id, str)):
         raise ValueError(f"id must be lower-case-with-dashes, got {id!r}")
+    instance("statement", statement, str)
     if isinstance(predicted, tuple | list):
-        sign, bound = predicted
-        if sign not in OPERATORS or not math.isfinite(bound):
-            raise ValueError(f"predicted must be (one of {' '.join(OPERATORS)}, a finite number), got {predicted!r}")
-        predicted = [sign, float(bound)]
-    return Claim(id, statement, plain(predicted), plain(measured), float(tolerance), float(repeat))
+        if len(predicted) != 2:
+            raise ValueError(f"predicted must be (sign, bound), got {shown(predicted)}")
+        sign, bound = one_of("predicted", predicted[0], OPERATORS), number("predicted", predicted[1])
+        predicted = [sign, bound]
+    else:
+        predicted = _single("predicted", predicted)
+    tolerance, repeat = number("tolerance", tolerance, least=0), number("repeat", repeat, least=0)
+    return Claim(id, statement, predicted, _single("measured", measured), tolerance, repeat)
+
+
+def _single(name: str, value: object) -> float | str | bool:
+    """A number, a word or a truth value, as JSON has it; TypeError for anything else."""
+    if isinstance(value, np.ndarray | Tensor) and value.ndim:
+        raise TypeError(f"{name} must be one number, word or truth value, got shape {tuple(value.shape)}")
+    single = plain(value)
+    if not isinstance(single, float | str | bool):
+        raise TypeError(f"{name} must be a number, a word or a truth value, got {shown(value)}")
+    return single
 
 
 def plain(value: Any) -> Any:
