@@ -59,8 +59,8 @@ def diagnose(
     loader: a DataLoader; its dataset is read, its order not drawn. Without one (None) the batches are not timed.
     memory: bytes there are; None asks the machine.
 
-    Takes the memory of a copy of the model and of its gradients. Raises TypeError or ValueError that names argument,
-    value and what was wanted; what the model itself raises passes through.
+    Takes the memory of a copy of the model and of its gradients. Raises TypeError or ValueError; what the model itself
+    raises passes through.
     """
     _require("model", model, nn.Module)
     _require("ratings", ratings, Ratings)
@@ -78,8 +78,7 @@ def diagnose(
         raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"model must have parameters to train, got {model!r}")
-    inside = model_inside(model)
-    unit = inside.scale.item() if isinstance(inside, MatrixFactorization) else 1.0
+    unit = _unit(model)
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
         ratings=ratings if unit == 1 else ratings.with_values(ratings.values / unit),
@@ -97,6 +96,12 @@ def diagnose(
     with _random_states_kept(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _examine(case)
+
+
+def _unit(model: nn.Module) -> float:
+    """The scale of the MatrixFactorization inside; 1 for any other model."""
+    inside = model_inside(model)
+    return inside.scale.item() if isinstance(inside, MatrixFactorization) else 1.0
 
 
 def _examine(case: Case) -> Diagnosis:

@@ -148,8 +148,10 @@ def _settings(config: Any) -> dict[str, Any] | None:
     """A TrainConfig's fields, or a dict that JSON can hold; TypeError or ValueError for anything else."""
     if config is None:
         return None
-    is_record = is_dataclass(config) and not isinstance(config, type)
-    settings = asdict(config) if is_record else instance("config", config, dict)
+    if is_dataclass(config) and not isinstance(config, type):
+        settings = asdict(config)
+    else:
+        settings = instance("config", config, dict)
     try:
         json.dumps(settings, allow_nan=False, default=plain)
     except (TypeError, ValueError, RecursionError) as error:

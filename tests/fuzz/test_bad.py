@@ -1,16 +1,9 @@
 """Bad input: every argument of every public function, given what it must not be, one at a time."""
 
-import inspect
-import re
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import mfkit
-from mfkit import MatrixFactorization, Ratings, clipping, initializers, losses, measure, optimizers, predict
-from mfkit.__main__ import main
-from mfkit.lab import figures
 from tests.fuzz import calls
 from tests.fuzz.kinds import BAD, GOOD, NESTED, THINGS
 from tests.fuzz.known import KNOWN
