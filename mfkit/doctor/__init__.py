@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mfkit.checks import number
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.doctor.case import Case, Loss
@@ -74,14 +75,12 @@ def diagnose(
         reduction=reduction,
         clip_norm=clip_norm,
     )
-    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
-        raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
+    memory = None if memory is None else number("memory", memory, above=0)  # bytes
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"model must have parameters to train, got {model!r}")
-    unit = _unit(model)
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
-        ratings=ratings if unit == 1 else ratings.with_values(ratings.values / unit),
+        ratings=ratings.with_values(ratings.values / _unit(model)),
         batch_size=min(batch_size, len(ratings)),
         loss=loss if callable(loss) else LOSSES[loss],
         optimizer=optimizer,
@@ -91,7 +90,7 @@ def diagnose(
         clip_norm=config.clip_norm,
         memory=memory,
         loader=loader,
-        unit=unit,
+        unit=_unit(model),
     )
     with _random_states_kept(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
