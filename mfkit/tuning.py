@@ -19,12 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import optuna
 import torch
 from filelock import FileLock, Timeout
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor, nn
@@ -35,6 +31,13 @@ from mfkit.data import Ratings
 from mfkit.evaluate import rmse
 from mfkit.model import MatrixFactorization
 from mfkit.progress import bar
+
+with warnings.catch_warnings():  # of tqdm's bar of widgets, which Optuna imports and nobody asked for
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+    from optuna.trial import FrozenTrial, Trial, TrialState
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
@@ -175,6 +178,7 @@ def search(
             shown.update(len(slots) - len(left) - shown.n)
             if not any(_work(found, slot, sampler_of, kinds, objective, storage) for slot in left):
                 time.sleep(0.1)  # others work on what is left
+        shown.update(len(slots) - shown.n)
     return found
 
 
