@@ -405,7 +405,7 @@ def weak_penalty(case: Case, seen: Seen) -> Findings:
 def _is_held_back(model: nn.Module) -> bool:
     """By dropout, or by a largest norm of a row."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout) and module.p or getattr(module, "max_norm", None) is not None:
+        if (isinstance(module, nn.Dropout) and module.p) or getattr(module, "max_norm", None) is not None:
             return True
     return False
 
