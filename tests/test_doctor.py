@@ -12,11 +12,12 @@ from torch import nn
 
 import mfkit
 import mfkit.__main__ as command
-from mfkit import doctor, predict, repository
+from mfkit import doctor, initializers, predict, repository
 from mfkit.doctor import WORDS, judge
 from mfkit.doctor.case import Case
 from mfkit.doctor.look import Product, Seen, Table
 from mfkit.optimizers import RowAdam, RowSGD
+from mfkit.trainer import settle
 
 ratings, _ = mfkit.synthetic(n_users=300, n_items=400, n_ratings=12_000, rank=4, noise=0.7, seed=0)
 m, n, mean, d = ratings.n_users, ratings.n_items, ratings.mean, 16
@@ -162,7 +163,7 @@ def zeroed(**options):
 
 
 PER_RATING, PER_TABLE = (
-    predict.collapse_l2(ratings, penalty, residual=True, scale=1.0) for penalty in ("per_rating", "per_table")
+    predict.collapse_l2(ratings, penalty, residual=True) for penalty in ("per_rating", "per_table")
 )
 BORDER = predict.max_stable_lr(ratings, d, SCALE, 256, mean=mean, biases=True)
 PLANTED = {  # name of the finding: a case in which it is planted, alone
@@ -369,7 +370,7 @@ def test_notebooks_that_prove_it_exist():
         ({"l2": -1}, ValueError, "l2 must be"),
         ({"l2": "x"}, ValueError, "l2 must be"),
         ({"clip_norm": 0}, ValueError, "clip_norm must be"),
-        ({"memory": 0}, ValueError, "memory must be a finite number above 0, got 0"),
+        ({"memory": 0}, ValueError, "memory must be a number of bytes above 0, or None, got 0"),
         ({"memory": "1 GB"}, ValueError, "memory must be"),
         ({"penalty": "mean"}, ValueError, "penalty must be"),
         ({"reduction": "none"}, ValueError, "reduction must be"),
@@ -441,6 +442,190 @@ def _in_folder(path, monkeypatch):
     monkeypatch.chdir(path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
+def scaled(model, std, by=1.0):
+    """mfkit's model in units of std; its factors times `by`."""
+    model.scale.fill_(std)
+    return initializers.normal_(model, by * SCALE)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.inside = model
+
+    def forward(self, users, items):
+        return self.inside(users, items)
+
+
+@pytest.mark.parametrize("a", [1e-2, 25.0, 1e4])
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapped])
+def test_in_units_of_the_scale_nothing_depends_on_the_unit(a, wrap):
+    def examined(values):
+        on = ratings.with_values(values)
+        model = wrap(scaled(mf(mean=on.mean), on.std, by=4.0))
+        return mfkit.diagnose(**case(model, lambda model: adam(model, 0.7), on=on, l2=1.0))
+
+    one, other = examined(ratings.values), examined(a * ratings.values - a)
+    assert one.names("high") == ["wide start", "lr beyond the ratings", "collapse"]
+    assert [f[:2] for f in other.findings] == [f[:2] for f in one.findings]
+    assert "u . v" in other.examined
+    rating_units = {"wide start", "lr beyond the ratings"}
+    for f, g in zip(one.findings, other.findings, strict=True):
+        factor = a if f.name in rating_units else 1.0
+        assert (g.measured, g.threshold) == pytest.approx((factor * f.measured, factor * f.threshold), rel=1e-3)
+        assert g.remedy.split("#")[0] == f.remedy.split("#")[0]
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (1e-2, 0.0), (25.0, 3.0), (1e4, -2e4)])
+def test_finds_nothing_in_the_recipe(a, b):
+    on = ratings.with_values(a * ratings.values + b)
+    model = mf(mean=on.mean, scale=on.std)
+    config = settle(model, on, mfkit.TrainConfig())
+    diagnosis = mfkit.diagnose(model, on, optimizer=adam(model, config.lr), batch_size=config.batch_size, l2=config.l2)
+    assert not [f for f in diagnosis.findings if f.severity != "note"], str(diagnosis)
+
+
+@pytest.mark.parametrize("make", [mf, lambda: Matrices(std=0.3), lambda: Matrices(std=0.3, columns=True)])
+def test_the_proposed_start_is_a_tenth_of_these_ratings_spread(make):
+    on = ratings.with_values(ratings.values * 0.05)
+    model = make()
+    model.mean = torch.tensor(on.mean)
+    [finding] = [f for f in mfkit.diagnose(**case(model, on=on)).findings if f.name == "wide start"]
+    exec(finding.remedy, {"nn": nn, "model": model})
+    assert model(on.users, on.items).std().item() == pytest.approx(0.1 * on.std, rel=0.15)
+    assert "wide start" not in mfkit.diagnose(**case(model, on=on)).names()
+
+
+def test_the_l2_proposed_against_a_collapse_is_smaller():
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(range(60), 20), np.concatenate([rng.permutation(90)[:20] for _ in range(60)])
+    biases = rng.normal(0, 0.6, 60)[users] + rng.normal(0, 0.3, 90)[items]
+    on = mfkit.Ratings(users, items, 3 + biases + rng.normal(0, 0.1, 1200), 60, 90)
+    model = mfkit.MatrixFactorization(60, 90, 8, mean=on.mean)
+    [finding] = [f for f in mfkit.diagnose(model, on, batch_size=256, l2=0.12).findings if f.name == "collapse"]
+    edge = (60 / 1200) ** 0.5 + (90 / 1200) ** 0.5
+    assert float(finding.remedy.split()[4]) == pytest.approx(
+        0.53 * 0.1 * edge, rel=0.1
+    )  # of the noise that was planted
+
+
+@pytest.mark.parametrize(("a", "slow"), [(1.0, False), (1e4, True), (4e6, True)])
+def test_steps_that_cannot_reach_the_spread_are_slow(a, slow):
+    on = ratings.with_values(a * ratings.values)
+    findings = {f.name: f for f in mfkit.diagnose(**case(mf(mean=on.mean), on=on)).findings}
+    assert ("slow start" in findings) == slow
+    if slow:  # a bias of std a sqrt(.3^2 + .4^2) / sqrt(2), in steps of .01
+        epochs = a * 0.125**0.5 / 0.01 / (len(on) / 256)
+        assert findings["slow start"].measured == pytest.approx(epochs, rel=0.15)
+        assert "better: with ratings over their std" in findings["slow start"].remedy
+
+
+def test_a_weak_penalty_by_hand():
+    left, rated = predict.bias_residual(ratings, 0.0), [len(ids.unique()) for ids in (ratings.users, ratings.items)]
+    noise = (left @ left / (len(ratings) - sum(rated))) ** 0.5
+    wanted = 0.53 * noise * sum((rows / len(ratings)) ** 0.5 for rows in rated)
+    for share, names in ((0.09, ["weak penalty"]), (0.11, [])):
+        given = case(mf(), l2=share * wanted)
+        assert mfkit.diagnose(**given).names("medium") == names
+        halved = given | {"loss": nn.HuberLoss(delta=1e6), "l2": share * wanted / 2}  # e^2 / 2
+        assert ("weak penalty" in mfkit.diagnose(**halved).names("medium")) == bool(names)
+    [finding] = [f for f in mfkit.diagnose(**case(mf(), l2=0.0)).findings if f.name == "weak penalty"]
+    assert (finding.measured, finding.threshold) == (0.0, pytest.approx(wanted / 10))
+    assert float(finding.remedy.removeprefix("l2 = ")) == pytest.approx(wanted, rel=0.05)
+
+
+class Dropped(Matrices):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, users, items):
+        return self.drop(super().forward(users, items))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: case(mf()),  # nothing was said of a penalty
+        lambda: case(mf(), lambda model: adam(model, weight_decay=1e-6), l2=0.0),
+        lambda: case(mf(), lambda model: torch.optim.AdamW(model.parameters(), lr=0.01), l2=0.0),
+        lambda: case(Dropped(), l2=0.0),
+        lambda: case(mfkit.MatrixFactorization(m, n, 0, mean=mean), l2=0.0),
+        lambda: case(mfkit.MatrixFactorization(m, n, 1, mean=mean), l2=0.0),
+        lambda: case(NeuMF(), l2=0.0),
+        lambda: case(mf(), l2=0.1 * PER_TABLE, penalty="per_table"),
+    ],
+)
+def test_nothing_is_said_of_a_weak_penalty(given):
+    assert "weak penalty" not in mfkit.diagnose(**given()).names()
+
+
+def loss_of(model, batch, names, penalty):
+    """The objective of a reader's loop; names["line"]: a remedy that sets the loss."""
+    users, items, values = batch
+    unit = model.scale if isinstance(model, mfkit.MatrixFactorization) else 1.0
+    tables = model.user_factors, model.item_factors
+    u, v = (table(ids) for table, ids in zip(tables, (users, items), strict=True))
+    mse = ((model(users, items) - values) / unit).square().mean()
+    squares = (u.square() + v.square()).sum(-1).mean()
+    if penalty == "per_table":
+        squares = sum(table.weight.square().sum() for table in tables)
+    names |= {"u": u, "v": v, "mse": mse, "loss": mse + names["l2"] * squares}
+    exec(names["line"], names)
+    return names["loss"]
+
+
+COMBINED = {
+    "stars' settings": lambda on: case(mf(mean=on.mean), on=on, l2=0.12),
+    "no penalty": lambda on: case(mf(mean=on.mean), on=on, l2=0.0),
+    "wide and fast": lambda on: case(mf(mean=on.mean, std=1.0), lambda model: adam(model, 0.5), on=on, l2=0.0),
+    "wide, in units": lambda on: case(scaled(mf(mean=on.mean), on.std, by=4.0), on=on, l2=0.0),
+    "fast and strong, in units": lambda on: case(
+        scaled(mf(mean=on.mean), on.std), lambda model: adam(model, 0.7), on=on, l2=0.6
+    ),
+    "past the border, in units": lambda on: case(
+        scaled(mf(mean=on.mean), on.std, by=4.0), lambda model: sgd(model, 60.0), on=on, l2=0.6
+    ),
+    "the article's": lambda on: case(Textbook(), on=on, l2=0.01, penalty="per_table"),
+}
+
+
+@pytest.mark.parametrize("a", [1e-2, 1.0, 20.0, 1e4])
+@pytest.mark.parametrize("name", COMBINED)
+def test_remedies_combine(name, a):
+    """All of them pasted: better than none, and than the mean."""
+    train, test = ratings.split((0.8, 0.2), seed=0)
+    train, test = (part.with_values(a * part.values) for part in (train, test))
+    if name == "the article's":  # it has no mean
+        train, test = (part.with_values(part.values - a * mean) for part in (train, test))
+    scores = []
+    for pasted in (False, True):
+        given = COMBINED[name](train)
+        model, optimizer = given["model"], given["optimizer"]
+        findings = mfkit.diagnose(**given).findings
+        lines = [f.remedy for f in findings if f.severity != "note" and f.name not in ("no mean", "no biases")]
+        lines = lines if pasted else []
+        names = {"nn": nn, "torch": torch, "model": model, "optimizer": optimizer, "l2": given["l2"], "line": "pass"}
+        for line in lines:
+            if line.startswith("loss"):
+                names["line"] = line
+            else:
+                exec(line, names)
+        order = torch.Generator().manual_seed(0)
+        for _ in range(10):
+            for batch in train.batches(256, order):
+                loss = loss_of(model, batch, names, given.get("penalty"))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        error = (model(test.users, test.items) - test.values).detach().double()
+        scores.append(error.square().mean().sqrt().nan_to_num(torch.inf).item())
+        if not lines and pasted:
+            return  # healthy, as stars' settings are on stars
+    of_mean = (test.values.double() - train.mean).square().mean().sqrt().item()
+    assert scores[1] < of_mean and scores[1] < scores[0]
 
 
 # Judged by hand: four ratings of std sqrt(2.5) by four users of two items, in batches of two.

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mfkit.checks import number
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.doctor.case import Case, Loss
@@ -60,47 +59,36 @@ def diagnose(
     loader: a DataLoader; its dataset is read, its order not drawn. Without one (None) the batches are not timed.
     memory: bytes there are; None asks the machine.
 
-    Takes the memory of a copy of the model and of its gradients. Raises TypeError or ValueError; what the model itself
-    raises passes through.
+    Takes the memory of a copy of the model and of its gradients. Raises TypeError or ValueError that names argument,
+    value and what was wanted; what the model itself raises passes through.
     """
-    _require("model", model, nn.Module)
-    _require("ratings", ratings, Ratings)
-    _require("optimizer", optimizer, torch.optim.Optimizer, optional=True)
-    _require("loader", loader, DataLoader, optional=True)
+    _check(model, ratings, optimizer, loader, memory)
     config = TrainConfig.textbook(  # which checks them
         loss="mse" if callable(loss) else loss,
         batch_size=batch_size,
-        l2=l2 or 0.0,
+        l2=l2,
         penalty=penalty,
         reduction=reduction,
         clip_norm=clip_norm,
     )
-    memory = None if memory is None else number("memory", memory, above=0)  # bytes
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError(f"model must have parameters to train, got {model!r}")
+    unit = _unit(model)
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
-        ratings=ratings.with_values(ratings.values / _unit(model)),
+        ratings=ratings if unit == 1 else ratings.with_values(ratings.values / unit),
         batch_size=min(batch_size, len(ratings)),
         loss=loss if callable(loss) else LOSSES[loss],
         optimizer=optimizer,
-        l2=None if l2 is None else config.l2,
+        l2=config.l2,
         penalty=config.penalty,
         reduction=config.reduction,
         clip_norm=config.clip_norm,
         memory=memory,
         loader=loader,
-        unit=_unit(model),
+        unit=unit,
     )
     with _random_states_kept(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _examine(case)
-
-
-def _unit(model: nn.Module) -> float:
-    """The scale of the MatrixFactorization inside; 1 for any other model."""
-    inside = model_inside(model)
-    return inside.scale.item() if isinstance(inside, MatrixFactorization) else 1.0
 
 
 def _examine(case: Case) -> Diagnosis:
@@ -117,6 +105,24 @@ def _examine(case: Case) -> Diagnosis:
         for judge in JUDGES:
             findings += judge(case, seen)
     return Diagnosis(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)), examined)
+
+
+def _check(model: object, ratings: object, optimizer: object, loader: object, memory: object) -> None:
+    """Those of diagnose's arguments that are no fields of a TrainConfig."""
+    _require("model", model, nn.Module)
+    _require("ratings", ratings, Ratings)
+    _require("optimizer", optimizer, torch.optim.Optimizer, optional=True)
+    _require("loader", loader, DataLoader, optional=True)
+    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
+        raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
+    if isinstance(model, nn.Module) and not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"model must have parameters to train, got {model!r}")
+
+
+def _unit(model: nn.Module) -> float:
+    """What `objective` divides the model's errors by."""
+    inside = model_inside(model)
+    return inside.scale.item() if isinstance(inside, MatrixFactorization) else 1.0
 
 
 def _require(name: str, value: object, kind: type, *, optional: bool = False) -> None:
