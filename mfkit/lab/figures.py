@@ -128,7 +128,12 @@ def save(
         "timing": boolean("timing", timing),
         "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
     }
-    folder = directory()
+    _write(fig, data, about)
+
+
+def _write(fig: Figure, data: pd.DataFrame, about: dict[str, Any]) -> None:
+    """The four files, of which the record holds `about` and the others' hashes."""
+    folder, id = directory(), about["id"]
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # which moves them in the opposite order: the record comes last
         partial = {
@@ -148,8 +153,10 @@ def _settings(config: Any) -> dict[str, Any] | None:
     """A TrainConfig's fields, or a dict that JSON can hold; TypeError or ValueError for anything else."""
     if config is None:
         return None
-    is_record = is_dataclass(config) and not isinstance(config, type)
-    settings = asdict(config) if is_record else instance("config", config, dict)
+    if is_dataclass(config) and not isinstance(config, type):
+        settings = asdict(config)
+    else:
+        settings = instance("config", config, dict)
     try:
         json.dumps(settings, allow_nan=False, default=plain)
     except (TypeError, ValueError, RecursionError) as error:
