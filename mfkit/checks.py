@@ -108,10 +108,8 @@ def tensors(name: str, value: object) -> list[Tensor]:
 
 def listed(name: str, value: object) -> list[Any]:
     """The members of a list or another iterable; TypeError for anything else, a dict or text included."""
-    is_single = isinstance(value, str | bytes | dict | type) or (
-        isinstance(value, np.ndarray | Tensor) and not value.ndim
-    )
-    if is_single or not isinstance(value, Iterable):
+    has_no_axis = isinstance(value, np.ndarray | Tensor) and value.ndim == 0
+    if has_no_axis or isinstance(value, str | bytes | dict | type) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list, got {shown(value)}")
     return list(value)
 

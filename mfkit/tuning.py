@@ -71,6 +71,7 @@ def tune(
     """
     for name, part in (("train", train), ("validation", validation)):
         checks.instance(name, part, Ratings)
+    train.check_same_ids(validation, "validation", "train")
     config = TrainConfig() if config is None else checks.instance("config", config, TrainConfig)
     space, fields = _named("space", SPACE if space is None else space), asdict(config).keys()
     unknown = sorted(space.keys() - SPACE.keys() - fields)

@@ -109,13 +109,13 @@ def test_spectral_beats_a_random_start_and_repeats():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda m: initializers.normal_(m, -1.0), ValueError, "std must be finite and at least 0, got -1.0"),
-        (lambda m: initializers.normal_(m, math.nan), ValueError, "std must be finite and at least 0, got nan"),
-        (lambda m: initializers.scaled_(m, 0.0), ValueError, "prediction_std must be positive and finite, got 0.0"),
+        (lambda m: initializers.normal_(m, -1.0), ValueError, "std must be a finite number of at least 0, got -1.0"),
+        (lambda m: initializers.normal_(m, math.nan), ValueError, "std must be a finite number of at least 0, got nan"),
+        (lambda m: initializers.scaled_(m, 0.0), ValueError, "prediction_std must be a finite number above 0, got 0.0"),
         (
             lambda m: initializers.scaled_(m, math.inf),
             ValueError,
-            "prediction_std must be positive and finite, got inf",
+            "prediction_std must be a finite number above 0, got inf",
         ),
         (lambda m: initializers.he_(nn.Linear(2, 2)), TypeError, "model must have.*user_factors.*got Linear"),
         (lambda m: initializers.xavier_(MatrixFactorization(2, 2, 0)), TypeError, "model must have.*user_factors"),

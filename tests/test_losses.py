@@ -49,8 +49,8 @@ def test_a_column_of_predictions_is_refused(loss):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"delta": 0}, "delta must be positive, got 0"),
-        ({"delta": float("nan")}, "delta must be positive, got nan"),
+        ({"delta": 0}, "delta must be a number above 0, got 0"),
+        ({"delta": float("nan")}, "delta must be a number above 0, got nan"),
         ({"scale": "half"}, "scale must be 'mse' or 'torch', got 'half'"),
     ],
 )

@@ -95,11 +95,11 @@ def test_every_cell_can_be_asked_for(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"n_users": 0}, "n_users must be a positive integer, got 0"),
-        ({"rank": 2.5}, "rank must be a positive integer, got 2.5"),
+        ({"n_users": 0}, "n_users must be an integer of at least 1, got 0"),
+        ({"rank": 2.5}, "rank must be an integer of at least 1, got 2.5"),
         ({"n_users": 2, "n_items": 3, "n_ratings": 7}, r"n_ratings must be at most n_users \* n_items = 6, got 7"),
-        ({"noise": -1.0}, "noise must be finite and at least 0, got -1.0"),
-        ({"noise": float("nan")}, "noise must be finite and at least 0, got nan"),
+        ({"noise": -1.0}, "noise must be a finite number of at least 0.*got -1.0"),
+        ({"noise": float("nan")}, "noise must be a finite number of at least 0.*got nan"),
     ],
 )
 def test_synthetic_refuses(options, says):

@@ -128,7 +128,12 @@ def save(
         "timing": boolean("timing", timing),
         "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
     }
-    folder = directory()
+    _write(fig, data, about)
+
+
+def _write(fig: Figure, data: pd.DataFrame, about: dict[str, Any]) -> None:
+    """The four files, of which the record holds `about` and the others' hashes."""
+    folder, id = directory(), about["id"]
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # which moves them in the opposite order: the record comes last
         partial = {

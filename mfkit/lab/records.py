@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from mfkit.checks import instance, number, one_of, shown
 
@@ -77,9 +76,7 @@ def claim(
 
 def _single(name: str, value: object) -> float | str | bool:
     """A number, a word or a truth value, as JSON has it; TypeError for anything else."""
-    if isinstance(value, np.ndarray | Tensor) and value.ndim:
-        raise TypeError(f"{name} must be one number, word or truth value, got shape {tuple(value.shape)}")
-    single = plain(value)
+    single = value if getattr(value, "ndim", 0) else plain(value)  # .item() unpacks arrays of one
     if not isinstance(single, float | str | bool):
         raise TypeError(f"{name} must be a number, a word or a truth value, got {shown(value)}")
     return single
