@@ -35,7 +35,7 @@ def test_parameters_keep_their_graph_and_tables_their_zeros():
 
 @pytest.mark.parametrize("threshold", [-1e-9, float("nan"), torch.tensor([0.0, -1.0])])
 def test_refuses_a_threshold_below_zero(threshold):
-    with pytest.raises(ValueError, match="thresholds must be .*at least 0, got"):
+    with pytest.raises(ValueError, match=r"thresholds must be .*at least 0, got"):
         prox_l1_([torch.ones(2)], [threshold])
 
 

@@ -113,6 +113,8 @@ def _check(model: object, ratings: object, optimizer: object, loader: object, me
     _require("ratings", ratings, Ratings)
     _require("optimizer", optimizer, torch.optim.Optimizer, optional=True)
     _require("loader", loader, DataLoader, optional=True)
+    if isinstance(model, nn.Module) and isinstance(ratings, Ratings):
+        ratings.check_same_ids(model_inside(model), "model")
     if memory is not None and not (isinstance(memory, int | float) and memory > 0):
         raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
     if isinstance(model, nn.Module) and not any(p.requires_grad for p in model.parameters()):
