@@ -203,11 +203,12 @@ def slow_start(case: Case, seen: Seen) -> Findings:
     is_wide = _is_wide(case, seen)
     mended = _mended_product(case, product, is_wide=is_wide)
     mended_epochs = _slow_steps(case, seen, mended) / case.steps_per_epoch
+    faster = case.lr * mended_epochs / 5
     if case.is_sgd:
-        fastest = _stability_border(case, seen, mended) / 2
+        faster = min(faster, _stability_border(case, seen, mended) / 2)
     else:
-        fastest = _lr_that_reaches(case, seen, mended, case.rating_std / 10)
-    line = _rate(case, seen, min(fastest, case.lr * mended_epochs / 5))
+        faster = max(case.lr, min(faster, _lr_that_reaches(case, seen, mended, case.rating_std / 10)))
+    line = _rate(case, seen, faster)
     if is_wide and mended_epochs <= MOSTLY:
         line = _scaled_start(case, seen)
     yield found("medium", "slow start", epochs, MOSTLY, remedy=line)
