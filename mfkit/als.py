@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from mfkit import losses
-from mfkit.checks import integer, number, one_of
+from mfkit.checks import function, integer, number, one_of
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
@@ -67,14 +67,14 @@ def fit_als(
         bytes a rating) and the tables, default 256 MB. on_sweep(sweep, objective): called when the model holds it.
     On the model's device; the same numbers each time on the CPU. Errors, for what does not fit, as `train`.
     """
-    one_of("start", start, ("spectral", "random", "model"))
-    one_of("loss", loss, ("mse", "huber"))
-    integer("sweeps", sweeps, least=1)
+    _check_choices(start, loss, sweeps, dtype, on_sweep)
+    generator = torch.Generator().manual_seed(integer("seed", seed, least=0))
+    if delta is not None:
+        delta = number("delta", delta, above=0)
     l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
     mean, scale = model.mean.item(), model.scale.item()
-    delta = (ratings.spread or 1.0) / scale if delta is None else number("delta", delta, above=0)
+    delta = delta or (ratings.spread or 1.0) / scale
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
-    generator = torch.Generator().manual_seed(seed)
     if start == "model":
         problem.read(model)
     elif start == "spectral" and problem.d < min(problem.shape):
@@ -97,9 +97,20 @@ def fit_als(
     return history
 
 
+def _check_choices(start: str, loss: str, sweeps: int, dtype: torch.dtype, on_sweep: object) -> None:
+    one_of("start", start, ("spectral", "random", "model"))
+    one_of("loss", loss, ("mse", "huber"))
+    integer("sweeps", sweeps, least=1)
+    function("on_sweep", on_sweep)
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+
+
 def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, options: dict) -> float:
     """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps. The model notes what it meets."""
     check_model(model, ratings)
+    if options["max_bytes"] is not None:
+        integer("max_bytes", options["max_bytes"], least=1)
 
     def one_sweep(pilot: nn.Module, part: Ratings, l2: float, sweep: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
@@ -195,7 +206,7 @@ class Problem:
         self.k = self.d + 1 if self.biases else self.d
         self.target = self.k + 1 if self.biases else self.k  # the column of rating - mean in Y
         self.K = 4 * math.ceil((self.target + 1) / 4)  # whole vector registers: 11 columns take twice as long as 12
-        self.max_bytes = 2**28 if max_bytes is None else max_bytes
+        self.max_bytes = 2**28 if max_bytes is None else integer("max_bytes", max_bytes, least=1)
         least = 64 * self.K * 8 + 4 * 8 * self.K**2
         if self.max_bytes < least:
             raise ValueError(f"max_bytes must be at least {least} for n_factors={self.d}, got {max_bytes}")

@@ -84,6 +84,12 @@ def instance(name: str, value: object, kind: type[T]) -> T:
     return value
 
 
+def function(name: str, value: object) -> None:
+    """Something that can be called, or None; TypeError for anything else."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function or None, got {shown(value)}")
+
+
 def tensor(name: str, value: object) -> Tensor:
     """A dense tensor of real numbers, itself; TypeError for anything else."""
     if not isinstance(value, Tensor):

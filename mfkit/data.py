@@ -175,9 +175,13 @@ class Ratings:
 
     def to(self, device: torch.device | str) -> Self:
         """The same ratings on another device; itself where it is there already."""
-        if self.values.device == torch.device(device):
+        try:
+            place = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device must be a torch.device or its name, got {shown(device)}: {error}") from None
+        if self.values.device == place:
             return self
-        there = self._with(self.users.to(device), self.items.to(device), self.values.to(device))
+        there = self._with(self.users.to(place), self.items.to(place), self.values.to(place))
         object.__setattr__(there, "read", self.read)
         return there
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mfkit import losses
 from mfkit.catalogue import Clip, check_clip, clipped
+from mfkit.checks import instance, integer
 from mfkit.data import Ratings
 from mfkit.looking import looking
 from mfkit.objective import embedding_tables, model_inside, unwrap
@@ -24,6 +25,7 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     Raises IndexError for a table with too few rows, ValueError for a prediction that is not (B,), TypeError for one
     that is no tensor, ValueError for ratings whose ids are not the model's. Nothing of the model changes (looking.py).
     """
+    instance("model", model, nn.Module)
     if not isinstance(ratings, Ratings):
         raise TypeError(f"{name} must be a Ratings, got {type(ratings).__name__}")
     ratings.check_same_ids(model_inside(model), "model", name)
@@ -76,8 +78,7 @@ def rmse(model: nn.Module, ratings: Ratings, clip: Clip | None = None, *, chunk:
     scores what the model says. chunk: pairs predicted at a time, which bounds memory. Errors as `check_fit`.
     """
     check_clip(clip)
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    chunk = integer("chunk", chunk, least=1)
     check_fit(model, ratings, "ratings")
     ratings, total = ratings.to(next(model.parameters(), ratings.values).device), 0.0
     columns = (column.split(chunk) for column in ratings.columns)

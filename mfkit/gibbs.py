@@ -119,6 +119,7 @@ def sample_posterior(
     samples = checks.integer("samples", samples, least=1)
     burn_in = checks.integer("burn_in", burn_in, least=0)
     seed = checks.integer("seed", seed, least=0)
+    checks.function("on_sample", on_sample)
     mean, scale = _units(model, ratings, prior_std)
     _warn_of_tails(ratings)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=torch.float32, max_bytes=max_bytes)

@@ -39,6 +39,7 @@ def dry_step(
     """
     checks.instance("model", model, nn.Module)
     batch_size = checks.integer("batch_size", batch_size, least=1)
+    checks.function("loss", loss)
     stand_ins: dict[int, Tensor] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")

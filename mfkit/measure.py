@@ -57,7 +57,7 @@ def minimum(
     checks.instance("ratings", ratings, Ratings)
     penalty, l2 = checks.one_of("penalty", penalty, PENALTIES), checks.number("l2", l2, least=0)
     n_factors, seed = checks.integer("n_factors", n_factors, least=1), checks.integer("seed", seed, least=0)
-    std = checks.number("std", std, least=0)
+    std, biases = checks.number("std", std, least=0), checks.boolean("biases", biases)
     m, n, d, N = ratings.n_users, ratings.n_items, n_factors, len(ratings)
     mean = ratings.mean if biases else 0.0
     per_user = np.bincount(ratings.users.cpu().numpy(), minlength=m)
@@ -147,7 +147,7 @@ def collapse_l2(
     """
     checks.instance("ratings", ratings, Ratings)
     penalty = checks.one_of("penalty", penalty, PENALTIES)
-    precision = checks.number("precision", precision, least=FINEST)
+    precision, residual = checks.number("precision", precision, least=FINEST), checks.boolean("residual", residual)
     scale = (ratings.std or 1.0) if scale is None else checks.number("scale", scale, above=0)
     if not residual:
         scale = 1.0

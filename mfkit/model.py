@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mfkit import saved
 from mfkit.catalogue import Catalogue, Clip, check_clip, clipped
-from mfkit.checks import instance, integer, number, vector
+from mfkit.checks import boolean, instance, integer, number, vector
 from mfkit.data import Ratings
 from mfkit.initializers import factor_std
 from mfkit.looking import looking
@@ -60,6 +60,7 @@ class MatrixFactorization(Catalogue):
         self.n_users = integer("n_users", n_users, least=1)
         self.n_items = integer("n_items", n_items, least=1)
         self.n_factors = integer("n_factors", n_factors, least=0)
+        biases, sparse = boolean("biases", biases), boolean("sparse", sparse)
         if n_factors == 0 and not biases:
             raise ValueError("n_factors=0 with biases=False leaves nothing to train; want n_factors >= 1 or biases")
         center = 0.0 if mean is None else number("mean", mean)
@@ -116,6 +117,7 @@ class MatrixFactorization(Catalogue):
     @torch.no_grad()
     def use_units(self, ratings: Ratings) -> None:
         """Take from these ratings what was not given: their mean, and their std as scale (1 where all are equal)."""
+        instance("ratings", ratings, Ratings)
         mean_given, scale_given = self.given.tolist()
         if not mean_given:
             self.mean.fill_(ratings.mean)
@@ -253,6 +255,4 @@ class MatrixFactorization(Catalogue):
 
 
 def _split(ids: Tensor, chunk: int) -> tuple[Tensor, ...]:
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-    return ids.split(chunk)
+    return ids.split(integer("chunk", chunk, least=1))

@@ -79,7 +79,7 @@ def collapse_l2(
     is given this over its scale. Below it, zero is a saddle. Raises ValueError or TypeError for what does not fit.
     """
     checks.instance("ratings", ratings, Ratings)
-    penalty = checks.one_of("penalty", penalty, PENALTIES)
+    penalty, residual = checks.one_of("penalty", penalty, PENALTIES), checks.boolean("residual", residual)
     scale = (ratings.std or 1.0) if scale is None else checks.number("scale", scale, above=0)
     if not residual:
         return top_singular_value(ratings, _centred(ratings, 0.0), penalty)
@@ -206,6 +206,7 @@ def sharpness(
         size = min(checks.integer("batch_size", batch_size, least=1), size)
     n_factors, scale = checks.integer("n_factors", n_factors, least=1), checks.number("scale", scale, least=0)
     checks.one_of("reduction", reduction, REDUCTIONS)
+    biases = checks.boolean("biases", biases)
     most = max(int(ids.bincount().max()) for ids in (ratings.users.cpu(), ratings.items.cpu()))
     hits = size * most / len(ratings)
     values, rng, s1 = _centred(ratings, mean), np.random.default_rng(0), []

@@ -7,6 +7,7 @@ step; whoever calls it prints or plots.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mfkit.checkpoint import Checkpoint, read
+from mfkit.checks import boolean, function, shown
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
@@ -62,6 +64,7 @@ def train(
     """
     config = TrainConfig() if config is None else config
     check_run(model, ratings, validation, config)
+    function("on_step", on_step)
     config = settle(model, ratings, config, saved_l2(checkpoint, resume))
     optimizer = make_optimizer(model, config)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -323,6 +326,9 @@ def open_checkpoint(
 
 def saved_l2(path: str | Path | None, resume: bool) -> float | None:
     """The l2 of the run that is to be resumed, so that its pilot need not run again; None where there is none."""
+    boolean("resume", resume)
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"checkpoint must be a path, got {shown(path)}")
     if path is None or not resume or not Path(path).exists():
         return None
     return read(path)["config"].get("l2")

@@ -370,7 +370,7 @@ def test_notebooks_that_prove_it_exist():
         ({"l2": -1}, ValueError, "l2 must be"),
         ({"l2": "x"}, ValueError, "l2 must be"),
         ({"clip_norm": 0}, ValueError, "clip_norm must be"),
-        ({"memory": 0}, ValueError, "memory must be a number of bytes above 0, or None, got 0"),
+        ({"memory": 0}, ValueError, "memory must be a finite number above 0, got 0"),
         ({"memory": "1 GB"}, ValueError, "memory must be"),
         ({"penalty": "mean"}, ValueError, "penalty must be"),
         ({"reduction": "none"}, ValueError, "reduction must be"),

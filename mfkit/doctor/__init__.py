@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mfkit.checks import integer, number
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.doctor.case import Case, Loss
@@ -75,7 +76,7 @@ def diagnose(
     case = Case(
         model=getattr(model, "_orig_mod", model),  # the model inside a compiled one
         ratings=ratings if unit == 1 else ratings.with_values(ratings.values / unit),
-        batch_size=min(batch_size, len(ratings)),
+        batch_size=min(integer("batch_size", batch_size, least=1), len(ratings)),
         loss=loss if callable(loss) else LOSSES[loss],
         optimizer=optimizer,
         l2=config.l2,
@@ -115,8 +116,8 @@ def _check(model: object, ratings: object, optimizer: object, loader: object, me
     _require("loader", loader, DataLoader, optional=True)
     if isinstance(model, nn.Module) and isinstance(ratings, Ratings):
         ratings.check_same_ids(model_inside(model), "model")
-    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
-        raise ValueError(f"memory must be a number of bytes above 0, or None, got {memory!r}")
+    if memory is not None:
+        number("memory", memory, above=0)
     if isinstance(model, nn.Module) and not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"model must have parameters to train, got {model!r}")
 
