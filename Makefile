@@ -9,7 +9,7 @@ CORE := checks ids doubts frames data files looking saved catalogue initializers
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test quick lint lab book browser-test bench oldest clean distclean
+.PHONY: help reproduce test quick lint lab book browser-test bench fuzz oldest clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +40,9 @@ browser-test: .venv/ready ## in headless Chromium: notebook 00 in JupyterLab fro
 
 bench: .venv-bench/ready ## experiments too long for a notebook; their results are committed beside them
 	for script in $$(grep -l __main__ benchmarks/*.py); do .venv-bench/bin/python $$script || exit 1; done
+
+fuzz: .venv/ready ## the properties of tests/fuzz, new examples each time: a quarter of an hour
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long
 
 oldest: .venv-oldest/ready ## the unit tests on the oldest versions that pyproject.toml promises
 	.venv-oldest/bin/python -m pytest tests
