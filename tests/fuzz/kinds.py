@@ -18,7 +18,27 @@ BAD, GOOD, EITHER = "must be refused", "not tried: good, or endless", "may be re
 Kind = Callable[[Any], str]  # which of these a value is
 
 THINGS = [
-    *(None, True, False, "", "x", b"x", 0, -1, 1, 2.5, -0.5, 0.0, 10**30, 2**63, 1e300, math.nan, math.inf, -math.inf, 1j),
+    *(
+        None,
+        True,
+        False,
+        "",
+        "x",
+        b"x",
+        0,
+        -1,
+        1,
+        2.5,
+        -0.5,
+        0.0,
+        10**30,
+        2**63,
+        1e300,
+        math.nan,
+        math.inf,
+        -math.inf,
+        1j,
+    ),
     *((), [], [1], [[1, 2], [3]], [None], ["a", "b"], [1.5], [math.nan], {}, {"a": 1}, set(), {1}, range(3), slice(2)),
     *(abs, int, Ellipsis, object(), Decimal("nan"), np.nan, np.float64(-1), np.bool_(True), np.array([]), np.eye(2)),
     *(np.array(["a"]), np.array([None]), np.array([1j]), np.datetime64("2020-01-01"), pd.Series(["a"]), pd.DataFrame()),
@@ -60,7 +80,7 @@ def number(*, least: float = -math.inf, above: float = -math.inf, below: float =
             return infinite if isinstance(value, float) and value == math.inf == below else BAD
         if abs(value) > 1e308:
             return infinite if value > 0 else BAD
-        return EITHER if abs(value) > 1e15 or value != 0 and abs(value) < 1e-15 else GOOD
+        return EITHER if abs(value) > 1e15 or (value != 0 and abs(value) < 1e-15) else GOOD
 
     return kind
 
@@ -124,10 +144,9 @@ def every(kind: Kind) -> Kind:
 class Row:
     """A public function, and what each of its arguments may be.
 
-    make: (function, good arguments), new ones each time. free: arguments that take anything, or are tried elsewhere.
+    make: (function, good arguments), new ones each time.
     """
 
     name: str
     make: Callable[[], tuple[Callable, dict[str, Any]]]
     wants: dict[str, Kind]
-    free: tuple[str, ...] = ()

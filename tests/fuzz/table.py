@@ -13,11 +13,36 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mfkit
-from mfkit import tuning
-from mfkit import MatrixFactorization, Ratings, TrainConfig, clipping, initializers, losses, measure, optimizers, predict
+from mfkit import (
+    MatrixFactorization,
+    Ratings,
+    TrainConfig,
+    clipping,
+    initializers,
+    losses,
+    measure,
+    optimizers,
+    predict,
+    tuning,
+)
 from mfkit.lab import figures, records
 from mfkit.movielens import SOURCES
-from tests.fuzz.kinds import BAD, EITHER, GOOD, Kind, Row, a, column, count, every, flag, function, judge, number, optional, word
+from tests.fuzz.kinds import (
+    BAD,
+    EITHER,
+    GOOD,
+    Row,
+    a,
+    column,
+    count,
+    every,
+    flag,
+    function,
+    judge,
+    number,
+    optional,
+    word,
+)
 
 matplotlib.use("agg")
 M, N_ITEMS, D = 5, 6, 2
@@ -72,7 +97,9 @@ def name_of_column(value: Any) -> str:
 
 
 def clip(value: Any) -> str:
-    return GOOD if value is None else EITHER if isinstance(value, list | tuple | np.ndarray) and len(value) == 2 else BAD
+    return (
+        GOOD if value is None else EITHER if isinstance(value, list | tuple | np.ndarray) and len(value) == 2 else BAD
+    )
 
 
 def thresholds(value: Any) -> str:
@@ -95,7 +122,9 @@ def settings(value: Any) -> str:
 
 def numbers_between(value: Any) -> str:
     """Two numbers in [0, 1)."""
-    fits = isinstance(value, tuple | list) and len(value) == 2 and all(number(least=0, below=1)(x) != BAD for x in value)
+    fits = (
+        isinstance(value, tuple | list) and len(value) == 2 and all(number(least=0, below=1)(x) != BAD for x in value)
+    )
     return judge(fits)
 
 
@@ -106,7 +135,7 @@ def one_or_two(value: Any) -> str:
 RATINGS, MODULE, MODEL, CONFIG = a(Ratings), a(nn.Module), a(MatrixFactorization), a(TrainConfig)
 SEED, SIZE, POSITIVE, STRENGTH = count(0, EITHER), count(1), number(above=0), number(least=0)
 PENALTY, REDUCTION, LOSS = word("per_rating", "per_table"), word("mean", "sum"), word("mse", "mae", "huber")
-U, I, TENSORS = column(None, below=M, integers=True), column(None, below=N_ITEMS, integers=True), every(a(Tensor))
+USER_ROWS, TENSORS = column(None, below=M, integers=True), every(a(Tensor))
 PARAMETERS = every(a(Tensor, dict))
 SPREADS = {"ratings": RATINGS, "n_factors": SIZE, "scale": STRENGTH, "batch_size": optional(count(1, EITHER))}
 SPREADS |= {"reduction": REDUCTION, "mean": optional(number()), "biases": flag}
@@ -118,7 +147,10 @@ RUN = {"model": MODULE, "ratings": RATINGS, "config": CONFIG}
 def on(function: Callable, /, **arguments: Any) -> Callable:
     """The function with these arguments, each made anew where it is one of the makers above."""
     makers = (ratings, model, parameters, frame, claims, posterior)
-    return lambda: (function, {name: x() if any(x is maker for maker in makers) else x for name, x in arguments.items()})
+    return lambda: (
+        function,
+        {name: x() if any(x is maker for maker in makers) else x for name, x in arguments.items()},
+    )
 
 
 def of(make: Callable, method: str, /, **arguments: Any) -> Callable:
@@ -142,7 +174,7 @@ TABLE = [
     Row(
         "MatrixFactorization.top_k",
         of(model, "top_k", users=[0, 1], k=2),
-        {"users": U, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)},
+        {"users": USER_ROWS, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)},
     ),
     Row(
         "Posterior.predict",
@@ -190,7 +222,8 @@ TABLE = [
     Row(
         "train",
         on(mfkit.train, model=model, ratings=ratings, config=QUICK),
-        RUN | {"config": optional(CONFIG), "validation": optional(RATINGS), "on_step": optional(function)}
+        RUN
+        | {"config": optional(CONFIG), "validation": optional(RATINGS), "on_step": optional(function)}
         | {"checkpoint": lambda value: judge(value is None or isinstance(value, str) or hasattr(value, "__fspath__"))}
         | {"resume": flag},
     ),
@@ -273,13 +306,21 @@ TABLE = [
         on(optimizers.RowSGD, params=parameters),
         {"params": PARAMETERS, "lr": POSITIVE, "momentum": number(least=0, below=1), "weight_decay": STRENGTH},
     ),
-    Row("optimizers.RowSGD.watch", lambda: (optimizers.RowSGD(parameters()).watch, {"model": model()}), {"model": MODULE}),
+    Row(
+        "optimizers.RowSGD.watch",
+        lambda: (optimizers.RowSGD(parameters()).watch, {"model": model()}),
+        {"model": MODULE},
+    ),
     Row(
         "optimizers.prox_l1_",
         on(optimizers.prox_l1_, tensors=parameters, thresholds=[0.1, 0.2]),
         {"tensors": lambda value: BAD, "thresholds": thresholds},
     ),
-    Row("initializers.factor_std", on(initializers.factor_std, n_factors=D), {"n_factors": SIZE, "prediction_std": POSITIVE}),
+    Row(
+        "initializers.factor_std",
+        on(initializers.factor_std, n_factors=D),
+        {"n_factors": SIZE, "prediction_std": POSITIVE},
+    ),
     Row("initializers.normal_", on(initializers.normal_, model=model), {"model": MODEL, "std": STRENGTH, "seed": SEED}),
     Row("initializers.xavier_", on(initializers.xavier_, model=model), {"model": MODEL, "seed": SEED}),
     Row("initializers.he_", on(initializers.he_, model=model), {"model": MODEL, "seed": SEED}),
@@ -315,7 +356,11 @@ TABLE = [
         on(predict.top_singular_value, ratings=ratings, values=np.array(VALUES), penalty="per_table"),
         {"ratings": RATINGS, "values": column(12), "penalty": PENALTY},
     ),
-    Row("predict.bias_residual", on(predict.bias_residual, ratings=ratings, l2=0.1), {"ratings": RATINGS, "l2": STRENGTH}),
+    Row(
+        "predict.bias_residual",
+        on(predict.bias_residual, ratings=ratings, l2=0.1),
+        {"ratings": RATINGS, "l2": STRENGTH},
+    ),
     Row("predict.sharpness", on(predict.sharpness, ratings=ratings, n_factors=D, scale=0.1), SPREADS),
     Row("predict.max_stable_lr", on(predict.max_stable_lr, ratings=ratings, n_factors=D, scale=0.1), SPREADS),
     Row("predict.huber_efficiency", on(predict.huber_efficiency, k=1.0), {"k": number(above=0, infinite=GOOD)}),
@@ -356,7 +401,11 @@ TABLE = [
         on(measure.learning_curve, model=model, ratings=ratings, config=QUICK, validation=ratings, test=ratings),
         RUN | {"validation": RATINGS, "test": RATINGS},
     ),
-    Row("measure.is_stable", on(measure.is_stable, model=model, ratings=ratings, config=QUICK, steps=2), RUN | {"steps": SIZE}),
+    Row(
+        "measure.is_stable",
+        on(measure.is_stable, model=model, ratings=ratings, config=QUICK, steps=2),
+        RUN | {"steps": SIZE},
+    ),
     Row(
         "measure.escape_time",
         on(measure.escape_time, model=model, ratings=ratings, config=QUICK, steps=2),
@@ -392,6 +441,12 @@ TABLE = [
         "figures.save",
         on(figures.save, fig=Figure(), id="99_fuzz", data=frame, claims=claims, caption="A caption."),
         {"fig": a(Figure), "id": word("99_fuzz"), "data": a(pd.DataFrame), "claims": every(a(records.Claim))}
-        | {"caption": a(str), "config": settings, "seeds": every(count(0, EITHER)), "tolerance": STRENGTH, "timing": flag},
+        | {
+            "caption": a(str),
+            "config": settings,
+            "seeds": every(count(0, EITHER)),
+            "tolerance": STRENGTH,
+            "timing": flag,
+        },
     ),
 ]
