@@ -33,7 +33,7 @@ class Parser(ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
 
 
 def command_line() -> Parser:

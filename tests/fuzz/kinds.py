@@ -144,10 +144,9 @@ def every(kind: Kind) -> Kind:
 class Row:
     """A public function, and what each of its arguments may be.
 
-    make: (function, good arguments), new ones each time. free: arguments that take anything, or are tried elsewhere.
+    make: (function, good arguments), new ones each time.
     """
 
     name: str
     make: Callable[[], tuple[Callable, dict[str, Any]]]
     wants: dict[str, Kind]
-    free: tuple[str, ...] = ()

@@ -1,3 +1,4 @@
-"""What is not refused as it should be, as yet, by (function, argument); and who will mend it. To be emptied."""
+"""What is not refused as it should be, as yet, and who will mend it. To be emptied."""
 
-KNOWN: dict[tuple[str, str], str] = {}
+KNOWN: dict[tuple[str, str], str] = {}  # (function, argument): whose
+KNOWN_FOREIGN: dict[tuple[str, str], str] = {}  # (model, call): whose

@@ -135,7 +135,7 @@ def one_or_two(value: Any) -> str:
 RATINGS, MODULE, MODEL, CONFIG = a(Ratings), a(nn.Module), a(MatrixFactorization), a(TrainConfig)
 SEED, SIZE, POSITIVE, STRENGTH = count(0, EITHER), count(1), number(above=0), number(least=0)
 PENALTY, REDUCTION, LOSS = word("per_rating", "per_table"), word("mean", "sum"), word("mse", "mae", "huber")
-U, I, TENSORS = column(None, below=M, integers=True), column(None, below=N_ITEMS, integers=True), every(a(Tensor))  # noqa: E741
+USER_ROWS, TENSORS = column(None, below=M, integers=True), every(a(Tensor))
 PARAMETERS = every(a(Tensor, dict))
 SPREADS = {"ratings": RATINGS, "n_factors": SIZE, "scale": STRENGTH, "batch_size": optional(count(1, EITHER))}
 SPREADS |= {"reduction": REDUCTION, "mean": optional(number()), "biases": flag}
@@ -174,7 +174,7 @@ TABLE = [
     Row(
         "MatrixFactorization.top_k",
         of(model, "top_k", users=[0, 1], k=2),
-        {"users": U, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)},
+        {"users": USER_ROWS, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)},
     ),
     Row(
         "Posterior.predict",

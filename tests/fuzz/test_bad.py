@@ -1,14 +1,35 @@
 """Bad input: every argument of every public function, given what it must not be, one at a time."""
 
+import inspect
+import io
+import re
+from contextlib import redirect_stderr
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import mfkit
+from mfkit import MatrixFactorization, Ratings, clipping, initializers, losses, measure, optimizers, predict
+from mfkit.__main__ import main
+from mfkit.lab import figures
 from tests.fuzz import calls
 from tests.fuzz.kinds import BAD, GOOD, NESTED, THINGS
 from tests.fuzz.known import KNOWN
 from tests.fuzz.table import TABLE
 
+NOT_TRIED = {  # and why
+    "DivergenceError": "made by train",
+    "History": "made by train",
+    "Posterior": "made by sample_posterior",
+    "MatrixFactorization.forward": "torch calls it, a batch at a time: the doors check",
+    "MatrixFactorization.rows": "as forward",
+    "Ratings.check_same_ids": "asked by the doors, of what they were given",
+    "initializers.Side": "a protocol of als.py",
+    "initializers.SpectralStart": "made by spectral_start",
+    "initializers.spectral_start": "what fit_als and spectral_ share",
+    "optimizers.RowOptimizer": "RowAdam and RowSGD are its kinds",
+}
 ANYTHING = st.one_of(st.sampled_from(THINGS), NESTED)
 
 
@@ -45,3 +66,53 @@ def test_a_bad_argument_is_refused(row, argument):
         calls.bad(function, argument, arguments | {argument: value}, must_refuse=kind == BAD)
 
     refused()
+
+
+def public_functions():
+    """Every public function by its name in the table, with its signature."""
+    found = {name: getattr(mfkit, name) for name in mfkit.__all__ if callable(getattr(mfkit, name))}
+    for module in (clipping, initializers, losses, measure, optimizers, predict):
+        for name, member in vars(module).items():
+            home = str(getattr(member, "__module__", ""))
+            if not name.startswith("_") and callable(member) and home.startswith("mfkit") and name not in found:
+                short = module.__name__.removeprefix("mfkit.")
+                if home == module.__name__ or (module is predict and home == "mfkit.ledger"):
+                    found[f"{short}.{name}"] = member
+    for owner in (MatrixFactorization, Ratings, mfkit.Posterior):
+        for name in vars(owner):
+            if not name.startswith("_") and callable(getattr(owner, name)):
+                found[f"{owner.__name__}.{name}"] = getattr(owner, name)
+    return found | {"figures.claim": figures.claim, "figures.save": figures.save}
+
+
+def test_the_table_holds_every_public_function_with_all_its_arguments():
+    functions, rows = public_functions(), {row.name: row for row in TABLE}
+    assert sorted(functions.keys() - rows.keys() - NOT_TRIED.keys()) == []
+    for name in functions.keys() & rows.keys():
+        parameters = inspect.signature(functions[name]).parameters.values()
+        named = {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} - {"self"}
+        assert named <= rows[name].wants.keys(), name
+
+
+WORDS = st.text("abz0:_-. /\n", max_size=6)
+
+
+@given(st.sampled_from(["", "reproduce", "new", "doctor", "claims", "book"]), st.lists(WORDS, min_size=1, max_size=2))
+def test_the_shell_s_usage_errors_are_one_line(command, words):
+    assume(not any(word.startswith("-") for word in words) and not (command == "doctor" and len(words) == 1))
+    assume(command != "reproduce" or any(word[:1] not in ("", "0", "1") for word in words))
+    assume(not (command == "new" and re.fullmatch(r"\d\d_[a-z0-9_]+", words[0])))
+    calls.COUNTS["bad"] += 1
+    with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as exit:
+        main([command, *words] if command else words)
+    assert exit.value.code == 2
+    assert said.getvalue().count("\n") == 1, said.getvalue()
+
+
+@given(WORDS)
+def test_the_doctor_s_target_that_is_not_there_is_one_line(target):
+    assume(not target.startswith("-"))
+    calls.COUNTS["bad"] += 1
+    with redirect_stderr(io.StringIO()) as said:
+        assert main(["doctor", target]) == 2
+    assert said.getvalue().count("\n") == 1, said.getvalue()
