@@ -241,7 +241,11 @@ def prox_l1_(tensors: Iterable[Tensor], thresholds: Iterable[Tensor | float]) ->
 
 def _threshold(given: object, x: Tensor) -> Tensor:
     """A threshold in x's dtype and on its device, of a shape that broadcasts to x's."""
-    t = given if isinstance(given, Tensor) else torch.tensor(number("thresholds", given, least=0, infinite=True), dtype=x.dtype)
+    t = (
+        given
+        if isinstance(given, Tensor)
+        else torch.tensor(number("thresholds", given, least=0, infinite=True), dtype=x.dtype)
+    )
     t = tensor("thresholds", t).to(x)
     if not (t >= 0).all():
         raise ValueError(f"thresholds must be at least 0, got {t.min().item()}")

@@ -90,7 +90,7 @@ def test_rmse_turns_dropout_off_and_back_on():
     [
         ({"clip": (5, 1)}, r"clip must be \(lowest, highest\) rating, got \(5, 1\)"),
         ({"clip": 5}, r"clip must be \(lowest, highest\) rating, got 5"),
-        ({"chunk": 0}, "chunk must be at least 1, got 0"),
+        ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),
     ],
 )
 def test_rmse_refuses(options, says):

@@ -82,7 +82,7 @@ def test_top_k_is_the_dense_sort_without_the_excluded(options, chunk):
         (lambda m: m.predict([0, 1], [0]), ValueError, "must have one length, got 2 and 1"),
         (lambda m: m.predict([[0]], [[0]]), ValueError, r"users must have shape \(N,\), got \(1, 1\)"),
         (lambda m: m.predict([0.5], [0]), TypeError, "users must be integers, got dtype torch.float64"),
-        (lambda m: m.predict([0], [0], chunk=0), ValueError, "chunk must be at least 1, got 0"),
+        (lambda m: m.predict([0], [0], chunk=0), ValueError, "chunk must be an integer of at least 1, got 0"),
         (lambda m: m.predict(["a"], [0]), TypeError, r"users must be .*'a'; want row numbers: model.user_rows\(ids\)"),
         (lambda m: m.predict([0], "a"), TypeError, r"items must be .*model.item_rows\(ids\) .* model.item_ids"),
         (lambda m: m.predict([0], [0], clip=(5, 1)), ValueError, r"clip must be \(lowest, highest\) rating"),
