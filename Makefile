@@ -9,7 +9,7 @@ CORE := checks ids doubts frames data initializers model losses optimizers confi
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test quick lint lab book browser-test bench oldest clean distclean
+.PHONY: help reproduce test quick fuzz lint lab book browser-test bench oldest clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,6 +23,9 @@ test: lint ## lint, all tests, and every notebook's outputs: a quarter of an hou
 
 quick: lint ## lint and the core's tests: half a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" tests/test_house.py $(wildcard $(CORE:%=tests/test_%.py))
+
+fuzz: .venv/ready ## good and bad calls of every public function, new ones each time: half an hour; make test has a minute of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=long
 
 lint: .venv/ready ## style (ruff) and types (basedpyright)
 	$(BIN)/ruff check .
