@@ -54,6 +54,7 @@ def bad(function: Callable, argument: str, arguments: dict[str, Any], *, must_re
     must_refuse=False: it may work as well.
     """
     COUNTS["bad"] += 1
+    given = f"{argument}={arguments[argument]!r:.60}"
     models = [x for x in (getattr(function, "__self__", None), *arguments.values()) if isinstance(x, nn.Module)]
     before = copy.deepcopy([model.state_dict() for model in models])
     try:
@@ -61,18 +62,18 @@ def bad(function: Callable, argument: str, arguments: dict[str, Any], *, must_re
             warnings.simplefilter("ignore")
             result = function(**arguments)
     except Endless as error:
-        raise AssertionError(str(error)) from None
+        raise AssertionError(f"{given} {error}") from None
     except Exception as error:
         frame = error.__traceback__
         while frame.tb_next is not None:
             frame = frame.tb_next
         where, got = Path(frame.tb_frame.f_code.co_filename), f"{type(error).__name__}: {error}"
-        assert isinstance(error, REFUSALS), f"an error of another kind: {got}"
-        assert where.is_relative_to(PACKAGE), f"an error of {where}: {got}"
-        assert re.search(rf"(?<!\w){argument}(?!\w)", str(error)), f"{argument} is not named: {got}"
+        assert isinstance(error, REFUSALS), f"{given}: an error of another kind: {got}"
+        assert where.is_relative_to(PACKAGE), f"{given}: an error of {where}: {got}"
+        assert re.search(rf"(?<!\w){argument}(?!\w)", str(error)), f"{given} is not named: {got}"
     else:
-        assert not must_refuse, f"was not refused: returned {result!r:.80}"
+        assert not must_refuse, f"{given} was not refused: returned {result!r:.80}"
         return
     for model, state in zip(models, before, strict=True):
         for name, tensor in model.state_dict().items():
-            assert torch.equal(tensor, state[name]), f"changed {name}"
+            assert torch.equal(tensor, state[name]), f"{given} changed {name}"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import mfkit
 from mfkit import TrainConfig
 from tests.fuzz.calls import COUNTS, REFUSALS
-from tests.fuzz.known import KNOWN_FOREIGN
+from tests.fuzz.known import KNOWN_FOREIGN, marks
 from tests.fuzz.table import N_ITEMS, M, ratings
 
 
@@ -70,9 +70,8 @@ def cases(names):
     found = []
     for name in names:
         for call in CALLS:
-            owner = KNOWN_FOREIGN.get((name, call))
-            marks = [pytest.mark.xfail(reason=f"known: {owner}", strict=False)] if owner else []
-            found.append(pytest.param(name, call, marks=marks, id=f"{name}-{call}"))
+            known = marks(KNOWN_FOREIGN.get((name, call)))
+            found.append(pytest.param(name, call, marks=known, id=f"{name}-{call}"))
     return found
 
 
