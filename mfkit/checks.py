@@ -1,0 +1,101 @@
+"""What a public function is given, checked in one line: each check returns the value as plain Python or torch has it.
+
+    epochs = integer("epochs", epochs, least=1)
+
+Every error names the argument, what was wanted and what was given. NumPy's and torch's single numbers are numbers;
+booleans are not.
+"""
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def integer(name: str, value: object, *, least: int) -> int:
+    """An integer of at least `least`; ValueError for anything else."""
+    number = _unboxed(value)
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}")
+    return int(number)
+
+
+def number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> float:
+    """A finite number, above `above` or of at least `least` where one is given; ValueError for anything else."""
+    wanted = "a finite number"
+    if above is not None:
+        wanted += f" above {above}"
+    if least is not None:
+        wanted += f" of at least {least}"
+    real = _unboxed(value)
+    if isinstance(real, bool) or not isinstance(real, Real):
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    try:
+        result = float(real)
+    except OverflowError:  # an integer beyond 1.8e308
+        result = math.inf
+    too_low = (above is not None and result <= above) or (least is not None and result < least)
+    if not math.isfinite(result) or too_low:
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    return result
+
+
+def one_of(name: str, value: object, known: Collection[str]) -> str:
+    """One of these words; ValueError for anything else."""
+    if not isinstance(value, str) or value not in known:
+        *first, last = (repr(word) for word in known)
+        wanted = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
+    return value
+
+
+def instance(name: str, value: object, kind: type[T]) -> T:
+    """An object of this class; TypeError for anything else."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {shown(value)}")
+    return value
+
+
+def vector(name: str, value: object) -> Tensor:
+    """A copy on the CPU of real numbers of shape (N,), in their own dtype.
+
+    Goes through numpy, which reads lists, pandas columns, read-only, reversed and big-endian arrays. Raises TypeError
+    for what is not numbers, ValueError for another shape or for masked cells, which numpy would unmask.
+    """
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise ValueError(f"{name} must have no masked cells, got {int(value.mask.sum())}")
+    try:
+        array = np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, order="C")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be a vector of numbers, got {type(value).__name__}: {error}") from None
+    if array.dtype.kind not in "biufc":
+        strange = next((x for x in array.ravel() if isinstance(x, bool) or not isinstance(x, Real)), array)
+        raise TypeError(f"{name} must be a vector of numbers, got {type(value).__name__} with {shown(strange)}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (N,), got {array.shape}")
+    if array.dtype.kind in "bc":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.dtype == np.longdouble:  # torch has no such dtype
+        array = array.astype(np.float64)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def shown(value: object) -> str:
+    """repr(value), on one line of at most 80 characters; numpy's numbers as Python's."""
+    if isinstance(value, np.number | np.bool_ | np.str_):
+        value = value.item()
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unboxed(value: object) -> object:
+    """The number in an array or tensor without dimensions; other values as they are."""
+    if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
+        return value.item()
+    return value
