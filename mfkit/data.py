@@ -8,14 +8,32 @@ Everything is checked once, here at the door, so that the training loop needs no
 """
 
 import copy
-from collections.abc import Hashable, Iterator
-from dataclasses import InitVar, dataclass
+import warnings
+from collections.abc import Collection, Hashable, Iterator, Sequence, Sized
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+
+from mfkit.checks import instance, integer, one_of, shown, vector
+from mfkit.frames import RatingsWarning, Read, pick_columns, read_table
+from mfkit.ids import row_ids
+
+
+class RepeatedPairs(ValueError):
+    """The same user and item twice. positions: where the first such pair stands; pairs: how many pairs repeat."""
+
+    wanted = "users and items must name pairs once each (or duplicates='mean' or 'last' to merge them)"
+
+    def __init__(self, positions: np.ndarray, pairs: int, user: int, item: int):
+        self.positions, self.pairs = positions, pairs
+        super().__init__(self.sentence(f"(user, item) = {(user, item)} {len(positions)} times"))
+
+    def sentence(self, pair: str) -> str:
+        return f"{self.wanted}, got {pair}; {self.pairs:,} pair{'s repeat' if self.pairs > 1 else ' repeats'} in all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +43,11 @@ class Ratings:
     users, items: integers, shape (N,), numpy, torch, pandas or lists, any integer dtype; copied to int64.
     values: real numbers, shape (N,); copied to float32. Not bounded: centred ratings are fine.
     n_users, n_items: table sizes, at least the largest id + 1.
-    user_ids, item_ids: the original ids of rows 0, 1, ..., shape (n_users,), (n_items,), if there are any.
+    user_ids, item_ids: the original ids of rows 0, 1, ..., shape (n_users,), (n_items,), if there are any: integers
+        or strings, each once.
     duplicates: where a (user, item) pair occurs twice, "mean", "last" or (default, as silent duplicates leak from the
         training into the test part) "error". Raises TypeError for what is not a number, else ValueError.
+    read: what `from_frame` read, and None for ratings that come from elsewhere, parts of a table included.
     """
 
     users: Tensor
@@ -38,29 +58,32 @@ class Ratings:
     user_ids: np.ndarray | None = None
     item_ids: np.ndarray | None = None
     duplicates: InitVar[str] = "error"
+    read: Read | None = field(default=None, init=False)
 
     def __post_init__(self, duplicates: str) -> None:
-        users, items, values = (
-            _vector("users", self.users),
-            _vector("items", self.items),
-            _vector("values", self.values),
-        )
+        one_of("duplicates", duplicates, ("error", "mean", "last"))
+        users, items, values = vector("users", self.users), vector("items", self.items), vector("values", self.values)
         if not len(users) == len(items) == len(values) > 0:
             lengths = f"{len(users)}, {len(items)} and {len(values)}"
             raise ValueError(f"users, items and values must have one length of at least 1, got {lengths}")
-        users, items = _ids("users", users, self.n_users), _ids("items", items, self.n_items)
-        values = values.float()
-        if not (finite := values.isfinite()).all():
-            k = int(finite.int().argmin())
-            raise ValueError(f"values must be finite float32 numbers, got {values[k].item()} at position {k}")
-        for name, ids, size in (("user_ids", self.user_ids, self.n_users), ("item_ids", self.item_ids, self.n_items)):
-            if ids is not None and len(ids) != size:
-                raise ValueError(f"{name} must hold one id a row, {size} in all, got {len(ids)}")
-        n_users, n_items = int(self.n_users), int(self.n_items)
+        n_users = integer("n_users", self.n_users, least=1)
+        n_items = integer("n_items", self.n_items, least=1)
         if n_users * n_items >= 2**63:
             raise ValueError(f"n_users * n_items must be less than 2^63, got {n_users} * {n_items}")
+        users, items = _rows("users", users, n_users), _rows("items", items, n_items)
+        values = _finite(values)
+        user_ids = row_ids("user_ids", self.user_ids, n_users)
+        item_ids = row_ids("item_ids", self.item_ids, n_items)
         users, items, values = _merge_duplicates(users, items, values, n_items, duplicates)
-        checked = {"users": users, "items": items, "values": values, "n_users": n_users, "n_items": n_items}
+        checked = {
+            "users": users,
+            "items": items,
+            "values": values,
+            "n_users": n_users,
+            "n_items": n_items,
+            "user_ids": user_ids,
+            "item_ids": item_ids,
+        }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # as the class is frozen
 
@@ -72,39 +95,58 @@ class Ratings:
         user: Hashable = "user",
         item: Hashable = "item",
         rating: Hashable = "rating",
+        time: Hashable | None = None,
+        missing: float | Collection[float] = (),
+        like: "Ratings | None" = None,
+        unknown: str = "error",
         duplicates: str = "error",
     ) -> Self:
-        """Ratings from a table with one rating a row; ids of any kind (numbers, strings).
+        """Ratings from a table with one rating a row, in the table's order; `print` says what was read.
 
-        user, item, rating: column names. Rows of the tables are the sorted unique ids, which stay in `user_ids`
-        and `item_ids`. Raises KeyError for a column that is missing, ValueError for a missing id.
+        user, item, rating: column names. Ids are integers or strings (categories, nullable and object columns of
+            them too). Rows are the sorted unique ids, which stay in `user_ids` and `item_ids`.
+        missing: a rating, or several, that mean "not rated", e.g. 0, -1 or float("nan"): these rows are left out
+            before anything else is read of them, so a user without another row is no user.
+        like: other ratings, whose rows these get: for a test table in a file of its own. unknown: ids that `like`
+            has not are an "error", or "drop" leaves their rows out.
+        duplicates: as above. "last" is the last row of the file, which need not be the latest rating; with time=,
+            a column of numbers or dates, rows are put in its order first, and "last" is the latest.
+
+        Raises KeyError for a column that is missing, TypeError for a column of the wrong kind, ValueError for a
+        missing id or rating. Warns (RatingsWarning) of what may be no rating: a code for "not rated", unix times, one
+        value everywhere, a tail that outweighs the rest, counts past 2^24; the rules are in doubts.py.
         """
-        if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
-        for argument, column in (("user", user), ("item", item), ("rating", rating)):
-            if column not in frame.columns:
-                raise KeyError(f"{argument}={column!r} is not a column; the table has {list(frame.columns)}")
-        for column in (user, item):
-            missing = frame[column].isna().to_numpy(bool)
-            if missing.any():
-                row = frame.index[missing.argmax()]
-                raise ValueError(f"column {column!r} must hold an id in every row, got a missing one in row {row!r}")
-        if not pd.api.types.is_numeric_dtype(frame[rating]) or pd.api.types.is_bool_dtype(frame[rating]):
-            raise TypeError(f"column {rating!r} must hold numbers, got dtype {frame[rating].dtype}")
-        values: Any = frame[rating].to_numpy(float, na_value=np.nan)
-        users: Any
-        items: Any
-        users, user_ids = pd.factorize(frame[user], sort=True)
-        items, item_ids = pd.factorize(frame[item], sort=True)
-        sizes = len(user_ids), len(item_ids)
-        return cls(users, items, values, *sizes, np.asarray(user_ids), np.asarray(item_ids), duplicates)
+        names = {"user": user, "item": item, "rating": rating}
+        if time is not None:
+            names["time"] = time
+            if duplicates != "last":
+                raise ValueError(f"time={time!r} needs duplicates='last', got duplicates={duplicates!r}")
+        if like is None and unknown != "error":
+            raise ValueError(f"unknown={unknown!r} needs like=, the ratings whose ids are known; got like=None")
+        known = None if like is None else _both_ids(instance("like", like, Ratings))
+        table = read_table(pick_columns(frame, names), missing, known, unknown)
+        columns: Any = (table.users, table.items, table.values)  # numpy's, as yet
+        sizes = len(table.user_ids), len(table.item_ids)
+        try:
+            ratings = cls(*columns, *sizes, table.user_ids, table.item_ids, duplicates)
+        except RepeatedPairs as error:
+            raise ValueError(error.sentence(table.pair(error.positions))) from None
+        read, doubts = table.judge(len(ratings))
+        object.__setattr__(ratings, "read", read)
+        for sentence in doubts:
+            warnings.warn(sentence, RatingsWarning, stacklevel=2)
+        return ratings
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __repr__(self) -> str:
         size = f"{len(self):,} ratings, {self.n_users:,} users x {self.n_items:,} items"
-        return f"Ratings({size}, {len(self) / (self.n_users * self.n_items):.2%} observed)"
+        read = "" if self.read is None else f"; {self.read}"
+        return f"Ratings({size}, {len(self) / (self.n_users * self.n_items):.2%} observed{read})"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.read.note}" if self.read and self.read.note else repr(self)
 
     @property
     def columns(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,19 +162,46 @@ class Ratings:
         """The same ratings on another device; itself where it is there already."""
         if self.values.device == torch.device(device):
             return self
-        return self._with(self.users.to(device), self.items.to(device), self.values.to(device))
+        there = self._with(self.users.to(device), self.items.to(device), self.values.to(device))
+        object.__setattr__(there, "read", self.read)
+        return there
 
-    def take(self, rows: Tensor | np.ndarray) -> Self:
-        """The ratings at these positions, (K,) integers or (N,) booleans, in that order; table sizes and ids stay."""
-        rows = torch.as_tensor(rows, device=self.values.device)
-        return self._with(self.users[rows], self.items[rows], self.values[rows])
+    def check_same_ids(self, other: object, name: str, own_name: str = "ratings") -> None:
+        """ValueError unless `other` (ratings or a model, called `name`) gives each id the row that it has here.
 
-    def with_values(self, values: Tensor) -> Self:
+        Two tables read one by one are numbered one by one: a model of the first says nothing about the second.
+        Where either side has no `user_ids` or `item_ids` there is nothing to compare; parts of one table share them.
+        """
+        for ids_name in ("user_ids", "item_ids"):
+            own, others = getattr(self, ids_name), getattr(other, ids_name, None)
+            if own is others or not isinstance(own, np.ndarray) or not isinstance(others, np.ndarray):
+                continue
+            if np.array_equal(own, others):
+                continue
+            got = f"{len(own):,} and {len(others):,} of them"
+            if len(own) == len(others):
+                row = int(np.asarray(own != others).argmax())
+                got = f"{shown(own[row])} and {shown(others[row])} in row {row}"
+            remedy = "read one table like the other: Ratings.from_frame(frame, like=...)"
+            raise ValueError(f"{own_name} and {name} must have the same {ids_name}, row by row, got {got}; {remedy}")
+
+    def take(self, rows: Tensor | np.ndarray | Sequence[int]) -> Self:
+        """The ratings at these positions, (K,) integers or (N,) booleans, in that order; table sizes and ids stay.
+
+        Raises TypeError for other dtypes, IndexError for a position that is not there, ValueError where none is left.
+        """
+        picks = _picks(rows, len(self)).to(self.values.device)
+        return self._with(self.users[picks], self.items[picks], self.values[picks])
+
+    def with_values(self, values: Tensor | np.ndarray | Sequence[float]) -> Self:
         """The same pairs with other values, (N,), e.g. what a model leaves over; ValueError for another shape."""
-        values = torch.as_tensor(values, dtype=torch.float32, device=self.values.device)
+        if isinstance(values, Tensor) and values.dtype != torch.bool and not values.is_complex():
+            values = values.detach().clone()  # stays on its device
+        else:
+            values = vector("values", values)
         if values.shape != self.values.shape:
             raise ValueError(f"values must have shape {tuple(self.values.shape)}, got {tuple(values.shape)}")
-        return self._with(self.users, self.items, values)
+        return self._with(self.users, self.items, _finite(values.to(self.values.device)))
 
     def split(self, fractions: tuple[float, ...], seed: int, *, by: str = "rating") -> list[Self]:
         """Disjoint random parts, e.g. (0.8, 0.1, 0.1); fractions that sum to less than 1 leave a rest out.
@@ -141,12 +210,11 @@ class Ratings:
         rounded at random so that the parts have the right size over all users.
         Raises ValueError for fractions that are not positive or sum to more than 1, and for a part left empty.
         """
-        shares = np.asarray(fractions, dtype=float)
-        if shares.ndim != 1 or not (shares > 0).all() or not 0 < shares.sum() <= 1 + 1e-9:
-            raise ValueError(f"fractions must be positive and sum to at most 1, got {fractions}")
-        if by not in ("rating", "user"):
-            raise ValueError(f"by must be 'rating' or 'user', got {by!r}")
-        rng = np.random.default_rng(seed)
+        shares = vector("fractions", fractions).double().numpy() if isinstance(fractions, Sized) else np.empty(0)
+        if not len(shares) or not (shares > 0).all() or shares.sum() > 1 + 1e-9:
+            raise ValueError(f"fractions must be positive and sum to at most 1, got {shown(fractions)}")
+        one_of("by", by, ("rating", "user"))
+        rng = np.random.default_rng(integer("seed", seed, least=0))
         order = rng.permutation(len(self))
         position = (np.arange(len(self)) + 0.5) / len(self)  # in (0, 1): how far down the list that is cut
         if by == "user":
@@ -159,7 +227,7 @@ class Ratings:
         edges[edges > 1 - 1e-9] = 2.0  # rounding must not leave the last rating out
         part = np.searchsorted(edges, position, side="right")
         picks = [torch.from_numpy(order[part == k]) for k in range(len(shares))]
-        if empty := [fraction for fraction, pick in zip(fractions, picks, strict=True) if not len(pick)]:
+        if empty := [fraction for fraction, pick in zip(shares, picks, strict=True) if not len(pick)]:
             raise ValueError(f"fractions must leave no part empty, got {empty[0]} of {len(self)} ratings")
         return [self.take(pick) for pick in picks]
 
@@ -169,62 +237,84 @@ class Ratings:
         One permutation and then slices: no Python work per rating, where a DataLoader over a TensorDataset indexes
         and collates them one by one. `generator` is a CPU generator: the same order on every device.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+        batch_size = integer("batch_size", batch_size, least=1)
+        if instance("generator", generator, torch.Generator).device.type != "cpu":
+            raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
         order = torch.randperm(len(self), generator=generator).to(self.values.device)
         columns = (column[order].split(batch_size) for column in self.columns)
-        yield from zip(*columns, strict=True)
+        return zip(*columns, strict=True)
 
     def _with(self, users: Tensor, items: Tensor, values: Tensor) -> Self:
         """Ratings with these columns, which come from checked ones: not checked again."""
         new = copy.copy(self)
-        for name, column in (("users", users), ("items", items), ("values", values)):
+        for name, column in (("users", users), ("items", items), ("values", values), ("read", None)):
             object.__setattr__(new, name, column)
         return new
 
 
-def _vector(name: str, given: object) -> Tensor:
-    """A copy on the CPU, through numpy: it reads lists, pandas columns, read-only, reversed and big-endian arrays."""
-    try:
-        array = np.array(given.detach().cpu().numpy() if isinstance(given, Tensor) else given, order="C")
-        vector = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a vector of numbers, got {type(given).__name__}: {error}") from None
-    if vector.ndim != 1:
-        raise ValueError(f"{name} must have shape (N,), got {tuple(vector.shape)}")
-    if vector.dtype == torch.bool or vector.is_complex():
-        raise TypeError(f"{name} must be real numbers, got dtype {vector.dtype}")
-    return vector
-
-
-def _ids(name: str, ids: Tensor, size: int) -> Tensor:
+def _rows(name: str, rows: Tensor, size: int) -> Tensor:
     """Row numbers as int64, each in [0, size)."""
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"n_{name} must be a positive integer, got {size!r}")
-    if ids.is_floating_point():
-        example = next((x for x in ids.tolist() if x % 1), ids[0].item())
-        raise TypeError(f"{name} must be integers (row numbers from 0), got dtype {ids.dtype}, e.g. {example}")
-    ids = ids.long()
-    if (wrong := (ids < 0) | (ids >= size)).any():
+    if rows.is_floating_point():
+        example = next((x for x in rows.tolist() if x % 1), rows[0].item())
+        raise TypeError(f"{name} must be integers (row numbers from 0), got dtype {rows.dtype}, e.g. {example}")
+    rows = rows.long()
+    if (wrong := (rows < 0) | (rows >= size)).any():
         k = int(wrong.int().argmax())
-        raise ValueError(f"{name} must lie in [0, n_{name}) = [0, {size}), got {ids[k].item()} at position {k}")
-    return ids
+        raise ValueError(f"{name} must lie in [0, n_{name}) = [0, {size}), got {rows[k].item()} at position {k}")
+    return rows
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Values as float32, each finite."""
+    values = values.float()
+    if values.device.type != "meta" and not (finite := values.isfinite()).all():
+        k = int(finite.int().argmin())
+        raise ValueError(f"values must be finite float32 numbers, got {values[k].item()} at position {k}")
+    return values
+
+
+def _picks(rows: Tensor | np.ndarray | Sequence[int], n: int) -> Tensor:
+    """Positions in n ratings: (K,) int64, or (n,) booleans."""
+    try:
+        picks = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"rows must be a vector of integers or booleans, got {shown(rows)}: {error}") from None
+    if picks.ndim != 1:
+        raise ValueError(f"rows must have shape (K,), got {tuple(picks.shape)}")
+    if picks.dtype == torch.bool and len(picks) != n:
+        raise IndexError(f"rows, as booleans, must have shape ({n},), got {tuple(picks.shape)}")
+    if not (picks.any() if picks.dtype == torch.bool else len(picks)):
+        raise ValueError("rows must pick a rating at least, got none")
+    if picks.dtype == torch.bool:
+        return picks
+    if picks.is_floating_point() or picks.is_complex():
+        raise TypeError(f"rows must be integers or booleans, got dtype {picks.dtype}")
+    picks = picks.long()
+    if (wrong := (picks < -n) | (picks >= n)).any():
+        raise IndexError(f"rows must lie in [0, {n}), got {picks[wrong][0].item()}")
+    return picks
+
+
+def _both_ids(like: Ratings) -> tuple[np.ndarray, np.ndarray]:
+    if like.user_ids is None or like.item_ids is None:
+        raise ValueError("like must have user_ids and item_ids, as ratings from a table have; got none")
+    return like.user_ids, like.item_ids
 
 
 def _merge_duplicates(
     users: Tensor, items: Tensor, values: Tensor, n_items: int, how: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if how not in ("error", "mean", "last"):
-        raise ValueError(f"duplicates must be 'error', 'mean' or 'last', got {how!r}")
-    cells = pd.Series(values.double().numpy(), index=(users * n_items + items).numpy())
-    if not (repeated := cells.index.duplicated()).any():
+    """Each pair once: all as they are where none repeats, else merged, or RepeatedPairs."""
+    cells = (users * n_items + items).numpy()
+    ordered = np.sort(cells)
+    repeats = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeats):
         return users, items, values
     if how == "error":
-        cell = int(cells.index[repeated][0])
-        wanted = "once each (or duplicates='mean' or 'last' to merge them)"
-        times = int(np.equal(cells.index, cell).sum())
-        got = f"(user, item) = {divmod(cell, n_items)} {times} times"
-        raise ValueError(f"users and items must name pairs {wanted}, got {got}")
-    merged = cells.groupby(level=0).agg(how)
+        first = int(pd.Index(cells).duplicated().argmax())
+        positions = np.flatnonzero(cells == cells[first])
+        raise RepeatedPairs(positions, len(np.unique(repeats)), int(users[first]), int(items[first]))
+    column = pd.Series(values.double().numpy(), index=cells)
+    merged = column.groupby(level=0).agg(how)
     cells, values = (torch.from_numpy(column.to_numpy(copy=True)) for column in (merged.index, merged))
     return cells // n_items, cells % n_items, values.float()

@@ -41,10 +41,31 @@ def many(n=500, n_users=40, n_items=30, seed=0):
         ({"users": [[0], [1], [2]]}, ValueError, r"users must have shape \(N,\), got \(3, 1\)"),
         ({"values": np.ones((3, 1))}, ValueError, r"values must have shape \(N,\), got \(3, 1\)"),
         ({"values": np.ones(3, complex)}, TypeError, "values must be real numbers.*complex"),
-        ({"n_users": 0}, ValueError, "n_users must be a positive integer, got 0"),
-        ({"n_items": 2.5}, ValueError, "n_items must be a positive integer, got 2.5"),
+        ({"n_users": 0}, ValueError, "n_users must be an integer of at least 1, got 0"),
+        ({"n_items": 2.5}, ValueError, "n_items must be an integer of at least 1, got 2.5"),
         ({"n_users": 2**40, "n_items": 2**40}, ValueError, "n_users.*n_items"),
         ({"user_ids": np.array([7, 8])}, ValueError, "user_ids must hold.*3 in all, got 2"),
+        ({"user_ids": [7, 8, 7]}, ValueError, "user_ids must hold each id once, got 7 twice"),
+        ({"user_ids": np.array([7, np.nan, 8])}, ValueError, "user_ids must hold no missing id, got nan for row 1"),
+        ({"user_ids": ["a", None, "b"]}, ValueError, "user_ids must hold no missing id, got None for row 1"),
+        ({"user_ids": "abc"}, TypeError, "user_ids must be a list or an array .*, got 'abc'"),
+        ({"user_ids": {1, 2, 3}}, TypeError, "user_ids must be a list or an array .*, got {1, 2, 3}"),
+        ({"user_ids": np.ones((3, 1))}, TypeError, "user_ids must be a list or an array"),
+        ({"user_ids": [1, "b", 2]}, TypeError, "user_ids must hold ids of one kind, got 1 in row 0 and 'b' in row 1"),
+        ({"item_ids": [1.5, 2]}, TypeError, "item_ids must hold whole numbers or strings as ids, got 1.5 in row 0"),
+        ({"users": {0, 1, 2}}, TypeError, "users must be a vector of numbers, got set"),
+        ({"items": {0: 1}}, TypeError, "items must be a vector of numbers, got dict"),
+        ({"values": 3.0}, ValueError, r"values must have shape \(N,\), got \(\)"),
+        ({"values": "abc"}, TypeError, "values must be a vector of numbers, got str"),
+        ({"values": [[1.0], [2.0, 3.0], []]}, TypeError, "values must be a vector of numbers, got list"),
+        ({"values": [1, 2, 10**400]}, TypeError, "values must be a vector of numbers"),
+        ({"values": np.ma.array([1.0, 2, 3], mask=[0, 1, 0])}, ValueError, "values must have no masked cells, got 1"),
+        ({"users": [np.nan, 1, 2]}, TypeError, "users must be integers.*float64, e.g. nan"),
+        ({"n_users": "3"}, ValueError, "n_users must be an integer of at least 1, got '3'"),
+        ({"n_users": None}, ValueError, "n_users must be an integer of at least 1, got None"),
+        ({"n_users": True}, ValueError, "n_users must be an integer of at least 1, got True"),
+        ({"duplicates": None}, ValueError, "duplicates must be .*'mean' or 'last', got None"),
+        ({"duplicates": ["mean"]}, ValueError, "duplicates must be .*'mean' or 'last', got \\['mean'\\]"),
         ({"duplicates": "first"}, ValueError, "duplicates must be .*'mean' or 'last', got 'first'"),
     ],
 )
@@ -187,11 +208,20 @@ def test_split_by_hand():
         ((0.5, np.nan), "fractions must be positive"),
         ((), "fractions must be positive"),
         (0.8, "fractions must be positive"),
+        (None, "fractions must be positive"),
+        ((np.inf,), "fractions must be positive"),
+        ("0.8", "fractions must be a vector of numbers, got str"),
+        (("0.8", "0.2"), "fractions must be a vector of numbers, got tuple"),
+        ({0.8, 0.2}, "fractions must be a vector of numbers, got set"),
+        ({0.8: 0.2}, "fractions must be a vector of numbers, got dict"),
+        ([[0.8], [0.1, 0.1]], "fractions must be a vector of numbers, got list"),
+        ([[0.8, 0.2]], r"fractions must have shape \(N,\), got \(1, 2\)"),
+        ((True,), "fractions must be real numbers, got dtype bool"),
         ((0.9, 0.1), r"fractions must leave no part empty, got 0.1 of 3 ratings"),
     ],
 )
 def test_split_refuses(fractions, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((TypeError, ValueError), match=says):
         Ratings(**GOOD).split(fractions, seed=0)
     with pytest.raises(ValueError, match=r"by must be 'rating' or 'user', got 'item'"):
         Ratings(**GOOD).split((0.5, 0.5), seed=0, by="item")
@@ -204,8 +234,81 @@ def test_batches_hold_every_rating_once_in_the_generators_order():
     together = [torch.cat(column) for column in zip(*batches, strict=True)]
     order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
     assert all(map(torch.equal, together, (c[order] for c in (ratings.users, ratings.items, ratings.values))))
-    with pytest.raises(ValueError, match=r"batch_size must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match=r"batch_size must be an integer of at least 1, got 0"):
         next(ratings.batches(0, torch.Generator()))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, 1.5, "1", None, True, [1], np.random.default_rng(0)])
+def test_split_wants_an_integer_seed(seed):
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got "):
+        Ratings(**GOOD).split((0.5, 0.5), seed)
+
+
+def test_integers_of_numpy_and_torch_are_integers():
+    ratings = many()
+    for three in (np.int64(3), torch.tensor(3)):
+        assert cells(ratings.split((0.5, 0.5), three)[0]) == cells(ratings.split((0.5, 0.5), 3)[0])
+        assert len(list(ratings.batches(three, torch.Generator()))) == 167
+    fractions = torch.tensor([0.5, 0.5])
+    assert cells(ratings.split(fractions, 3)[1]) == cells(ratings.split([0.5, 0.5], 3)[1])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "2", None, True, [2]])
+def test_batches_want_a_size_and_a_generator(size):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got "):
+        Ratings(**GOOD).batches(size, torch.Generator())
+    for generator in (size, np.random.default_rng(0)):
+        with pytest.raises(TypeError, match="generator must be a Generator, got "):
+            Ratings(**GOOD).batches(2, generator)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "says"),
+    [
+        ([3], IndexError, r"rows must lie in \[0, 3\), got 3"),
+        ([-4], IndexError, r"rows must lie in \[0, 3\), got -4"),
+        ([True, False], IndexError, r"rows, as booleans, must have shape \(3,\), got \(2,\)"),
+        ([], ValueError, "rows must pick a rating at least"),
+        ([False] * 3, ValueError, "rows must pick a rating at least"),
+        (0, ValueError, r"rows must have shape \(K,\), got \(\)"),
+        ([[0]], ValueError, r"rows must have shape \(K,\), got \(1, 1\)"),
+        ([0.0], TypeError, "rows must be integers or booleans, got dtype torch.float64"),
+        (["0"], TypeError, r"rows must be a vector of integers or booleans, got \['0'\]"),
+        (None, TypeError, "rows must be a vector of integers or booleans, got None"),
+        ([[0], [1, 2]], TypeError, "rows must be a vector of integers or booleans"),
+    ],
+)
+def test_take_refuses(rows, error, says):
+    with pytest.raises(error, match=says):
+        Ratings(**GOOD).take(rows)
+
+
+@pytest.mark.parametrize("rows", [[2, 0], (2, 0), np.array([2, 0], np.uint8), torch.tensor([-1, 0]).char()])
+def test_take_by_position_or_by_mask(rows):
+    assert Ratings(**GOOD).take(rows).values.tolist() == [3, 1]
+    for mask in ([True, False, True], torch.tensor([1, 0, 1], dtype=torch.bool), pd.Series([True, False, True])):
+        assert Ratings(**GOOD).take(mask).values.tolist() == [1, 3]
+
+
+def test_with_values_copies_and_refuses():
+    ratings, values = Ratings(**GOOD), torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    other = ratings.with_values(values)
+    with torch.no_grad():
+        values[0] = 9
+    assert other.values.tolist() == [1, 2, 4]
+    assert not other.values.requires_grad
+    assert ratings.with_values([1, 2, 4]).values.dtype == torch.float32
+    for wrong, error in (
+        ([1.0, 2.0], ValueError),
+        (torch.ones(3, 1), ValueError),
+        (torch.tensor([1.0, np.nan, 2.0]), ValueError),
+        (["a", "b", "c"], TypeError),
+        (None, TypeError),
+        (torch.ones(3, dtype=torch.bool), TypeError),
+        (torch.ones(3, dtype=torch.complex64), TypeError),
+    ):
+        with pytest.raises(error, match=r"^values must "):
+            ratings.with_values(wrong)
 
 
 def test_to_the_same_device_is_itself():
