@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALL := -m pip install --quiet --quiet# errors, and a server that does not answer, are still said
-CORE := data initializers model losses optimizers config objective clipping checkpoint evaluate trainer
+CORE := checks ids doubts frames data initializers model losses optimizers config objective clipping checkpoint evaluate trainer
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -126,9 +126,9 @@ class Ratings:
         known = None if like is None else _both_ids(instance("like", like, Ratings))
         table = read_table(pick_columns(frame, names), missing, known, unknown)
         columns: Any = (table.users, table.items, table.values)  # numpy's, as yet
-        sizes = len(table.user_ids), len(table.item_ids)
+        sizes = {"n_users": len(table.user_ids), "n_items": len(table.item_ids)}
         try:
-            ratings = cls(*columns, *sizes, table.user_ids, table.item_ids, duplicates)
+            ratings = cls(*columns, **sizes, user_ids=table.user_ids, item_ids=table.item_ids, duplicates=duplicates)
         except RepeatedPairs as error:
             raise ValueError(error.sentence(table.pair(error.positions))) from None
         read, doubts = table.judge(len(ratings))

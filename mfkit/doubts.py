@@ -64,18 +64,18 @@ def _equal(distinct: np.ndarray) -> str | None:
 
 def _code(distinct: np.ndarray, counts: np.ndarray, full: bool) -> str | None:
     """Values that look like a code for "not rated": far out, negative, or zero; there may be some of each."""
-    is_code = np.zeros(len(distinct), dtype=bool)
-    rules = (_far_above, _far_below, _negative, _filled if full else _zero)
-    for rule in rules:
-        left = np.flatnonzero(~is_code)
-        is_code[left[rule(distinct[left], counts[left])]] = True
-    if not is_code.any():
+    n_rows, shares = counts.sum(), {}
+    for rule in (_far_above, _far_below, _negative, _filled if full else _zero):
+        positions = rule(distinct, counts)
+        if len(positions):
+            shares |= zip(distinct[positions], counts[positions] / n_rows, strict=True)
+            distinct, counts = np.delete(distinct, positions), np.delete(counts, positions)
+    if not shares:
         return None
-    shares = counts / counts.sum()
-    codes = [plain(value) for value in distinct[is_code]]
-    found = [f"{code} in {share:.1%} of the rows" for code, share in zip(codes, shares[is_code], strict=True)]
+    found = [f"{plain(code)} in {share:.1%} of the rows" for code, share in sorted(shares.items())]
+    codes = [plain(code) for code in sorted(shares)]
     remedy = codes[0] if len(codes) == 1 else f"[{', '.join(codes)}]"
-    rest = extent(distinct[~is_code])
+    rest = extent(distinct)
     return f"{' and '.join(found)}, beside {rest}, may mean 'not rated'; if so, want missing={remedy}"
 
 
@@ -97,6 +97,8 @@ def _far_above(distinct: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _far_below(distinct: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The same for negative values: -99 beside -10 ... 10."""
+    if distinct[0] >= 0:
+        return np.arange(0)
     return len(distinct) - 1 - _far_above(-distinct[::-1], counts[::-1])
 
 

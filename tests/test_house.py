@@ -13,6 +13,10 @@ ROOT = Path(__file__).parents[1]
 # The method, in the order of reading: each of these imports nothing of ours but what stands before it. So some stand
 # earlier than they are told: a model starts from `initializers`, a config knows `losses` and `optimizers` by name.
 CORE = (
+    "checks",
+    "ids",
+    "doubts",
+    "frames",
     "data",
     "initializers",
     "model",
