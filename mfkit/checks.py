@@ -83,7 +83,8 @@ def vector(name: str, value: object) -> Tensor:
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.dtype == np.longdouble:  # torch has no such dtype
         array = array.astype(np.float64)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(array.view(array.dtype.str))  # torch knows one of C's two names for 64 bits
 
 
 def shown(value: object) -> str:

@@ -121,8 +121,8 @@ class Ratings:
             names["time"] = time
             if duplicates != "last":
                 raise ValueError(f"time={time!r} needs duplicates='last', got duplicates={duplicates!r}")
-        if like is None and unknown != "error":
-            raise ValueError(f"unknown={unknown!r} needs like=, the ratings whose ids are known; got like=None")
+        if one_of("unknown", unknown, ("error", "drop")) == "drop" and like is None:
+            raise ValueError("unknown='drop' needs like=, the ratings whose ids are known; got like=None")
         known = None if like is None else _both_ids(instance("like", like, Ratings))
         table = read_table(pick_columns(frame, names), missing, known, unknown)
         columns: Any = (table.users, table.items, table.values)  # numpy's, as yet
@@ -157,21 +157,6 @@ class Ratings:
     def mean(self) -> float:
         """The mean rating, accumulated in float64."""
         return self.values.double().mean().item()
-
-    @property
-    def std(self) -> float:
-        """The ratings' standard deviation (of all, not of a sample), accumulated in float64; 0 where all are equal."""
-        return self.values.double().std(correction=0).item()
-
-    @property
-    def spread(self) -> float:
-        """As `std` for Gaussian ratings, but not moved by outliers: 1.4826 times the median distance from the median.
-
-        `std` where more than half of the ratings are equal. The float64 median of (N,) values.
-        """
-        values = self.values.double()
-        distance = (values - values.median()).abs().median().item()
-        return 1.4826 * distance or self.std
 
     def to(self, device: torch.device | str) -> Self:
         """The same ratings on another device; itself where it is there already."""
@@ -256,7 +241,7 @@ class Ratings:
         if instance("generator", generator, torch.Generator).device.type != "cpu":
             raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
         order = torch.randperm(len(self), generator=generator).to(self.values.device)
-        columns = (column[order].split(batch_size) for column in self.columns)
+        columns = (column[order].split(min(batch_size, len(self))) for column in self.columns)
         return zip(*columns, strict=True)
 
     def _with(self, users: Tensor, items: Tensor, values: Tensor) -> Self:
@@ -294,6 +279,8 @@ def _picks(rows: Tensor | np.ndarray | Sequence[int], n: int) -> Tensor:
         picks = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
     except (TypeError, ValueError) as error:
         raise TypeError(f"rows must be a vector of integers or booleans, got {shown(rows)}: {error}") from None
+    if picks.layout != torch.strided:
+        raise TypeError(f"rows must be a dense vector, got layout {picks.layout}")
     if picks.ndim != 1:
         raise ValueError(f"rows must have shape (K,), got {tuple(picks.shape)}")
     if picks.dtype == torch.bool and len(picks) != n:

@@ -14,6 +14,10 @@ FEWEST_OF_A_CODE = 3  # rows that hold a value before it is taken for a code: on
 UNIX_TIMES = 7e8, 2.2e9  # 1992 to 2039, in seconds
 UNITS = {"seconds": 1, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 EXACT = 2**24  # float32 holds every whole number up to here
+LISTS = (
+    "Where 1 means 'chosen', such a table says who chose what and needs a model of lists: every fit here predicts "
+    "ratings, and an RMSE on it says nothing about lists"
+)
 
 
 def doubts(column: str, distinct: np.ndarray, counts: np.ndarray, full: bool) -> list[str]:
@@ -31,15 +35,9 @@ def doubts(column: str, distinct: np.ndarray, counts: np.ndarray, full: bool) ->
 
 def note(distinct: np.ndarray) -> str:
     """What should be known of a table without a fault; "" for most."""
-    if distinct.tolist() == [0, 1]:
+    if np.array_equal(distinct, [0, 1]):
         return f"0 and 1 alone. {LISTS}"
     return ""
-
-
-LISTS = (
-    "Where 1 means 'chosen', such a table says who chose what and needs a model of lists: every fit here predicts "
-    "ratings, and an RMSE on it says nothing about lists"
-)
 
 
 def _times(distinct: np.ndarray) -> str | None:

@@ -14,7 +14,7 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from mfkit.checks import one_of, shown, vector
+from mfkit.checks import shown, vector
 from mfkit.doubts import doubts, extent, note, plain
 from mfkit.ids import missing_as_text, number_ids, of_rows, renumber
 
@@ -118,7 +118,6 @@ def read_table(
     unknown: str,
 ) -> Table:
     """columns: by role, "user", "item", "rating" and, if rows are to be sorted by it, "time"."""
-    one_of("unknown", unknown, ("error", "drop"))
     n_rows, name = len(columns["rating"]), f"column {columns['rating'].name!r}"
     values = numbers(columns["rating"])
     if (left_out := _among(values, missing)).any():
@@ -188,7 +187,10 @@ def numbers(column: pd.Series) -> np.ndarray:
     if _is_real(column):
         return column.to_numpy(float, na_value=np.nan)
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) in REAL:
-        return pd.Series(pd.to_numeric(column)).to_numpy(float, na_value=np.nan)
+        try:
+            return pd.Series(pd.to_numeric(column)).to_numpy(float, na_value=np.nan)
+        except OverflowError as error:
+            raise ValueError(f"column {column.name!r} must hold numbers below 1.8e308: {error}") from None
     wanted = f"column {column.name!r} must hold numbers, got dtype {column.dtype}"
     cells = list(column.loc[column.notna()].items())
     if not cells:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mfkit.checks import shown
+from mfkit.checks import shown, vector
 
 ID_TYPES = "whole numbers or strings as ids"
 BLANK = {"", " "}
@@ -58,7 +58,7 @@ def row_ids(name: str, given: object, size: int) -> np.ndarray | None:
         return None
     ids = given
     if isinstance(given, Tensor):
-        ids = given.detach().cpu().numpy()
+        ids = vector(name, given).numpy()
     elif isinstance(given, list | tuple | pd.Series | pd.Index):
         ids = np.asarray(pd.Series(given, dtype=object))
     if not isinstance(ids, np.ndarray) or ids.ndim != 1:

@@ -82,6 +82,14 @@ def test_what_is_no_vector(value, error, says):
         checks.vector("x", value)
 
 
+@pytest.mark.parametrize("dtype", [np.uint64, np.ulonglong, np.longlong, ">i8", ">f4", np.float16, np.longdouble])
+def test_vectors_of_every_dtype(dtype):
+    array = np.array([1, 2], dtype=dtype)
+    vector = checks.vector("x", array)
+    array[0] = 9
+    assert vector.tolist() == [1, 2]
+
+
 def test_shown_stays_short():
     assert checks.shown(np.int64(7)) == "7"
     assert len(checks.shown("x" * 1000)) == 80
