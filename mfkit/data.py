@@ -158,6 +158,21 @@ class Ratings:
         """The mean rating, accumulated in float64."""
         return self.values.double().mean().item()
 
+    @property
+    def std(self) -> float:
+        """The ratings' standard deviation (of all, not of a sample), accumulated in float64; 0 where all are equal."""
+        return self.values.double().std(correction=0).item()
+
+    @property
+    def spread(self) -> float:
+        """As `std` for Gaussian ratings, but not moved by outliers: 1.4826 times the median distance from the median.
+
+        `std` where more than half of the ratings are equal. The float64 median of (N,) values.
+        """
+        values = self.values.double()
+        distance = (values - values.median()).abs().median().item()
+        return 1.4826 * distance or self.std
+
     def to(self, device: torch.device | str) -> Self:
         """The same ratings on another device; itself where it is there already."""
         if self.values.device == torch.device(device):
