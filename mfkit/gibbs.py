@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mfkit import checks
 from mfkit.als import Problem, check_model
+from mfkit.catalogue import check_clip, clipped
 from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
 from mfkit.progress import bar
@@ -58,8 +59,7 @@ class Posterior:
         item_ids = _row_numbers("items", items, self.items.shape[1])
         if len(user_ids) != len(item_ids):
             raise ValueError(f"users and items must have one length, got {len(user_ids)} and {len(item_ids)}")
-        if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2 and clip[0] < clip[1]):
-            raise ValueError(f"clip must be (lowest, highest) rating, got {clip}")
+        check_clip(clip)
         chunk = checks.integer("chunk", chunk, least=1)
         if not len(user_ids):
             return torch.zeros(0), torch.zeros(0)
@@ -69,7 +69,7 @@ class Posterior:
             means.append(self.mean + self.scale * drawn_SK.mean(0))
             stds.append(self.scale * drawn_SK.std(0, correction=0))
         mean = torch.cat(means)
-        return mean if clip is None else mean.clamp(*clip), torch.cat(stds)
+        return clipped(mean, clip), torch.cat(stds)
 
     def _interaction(self, P: Tensor, Q: Tensor) -> Tensor:
         """u.v + b + c of paired rows, (K, k) each: (K,)."""

@@ -123,3 +123,17 @@ def test_the_committed_scaling_follows_from_its_rows(monkeypatch):
     import scaling
 
     assert scaling.summary(result["rows"], result["loader"]) == result["summary"]
+
+
+def test_the_defaults_have_no_unit_and_lose_little():
+    """The committed table: one number on every scale, and at most 1.5 % above what a search over l2 reaches."""
+    rows = committed("defaults.json")["rows"]
+    sets = {row["set"] for row in rows}
+    assert len(sets) >= 5
+    for name in sets:
+        scaled = [row for row in rows if row["set"] == name]
+        for fit in ("train", "fit_als", "sample_posterior"):
+            reached = [row[fit] for row in scaled]
+            assert max(reached) < 1.01 * min(reached), (name, fit)
+        assert max(row["train"] for row in scaled) < 1.015 * scaled[0]["searched gradients"], name
+        assert max(row["fit_als"] for row in scaled) < 1.015 * scaled[0]["searched ALS"], name

@@ -169,18 +169,19 @@ TABLE = [
         "MatrixFactorization.predict",
         of(model, "predict", users=[0, 1], items=[2, 3]),
         {"users": column(2, below=M, integers=True), "items": column(2, below=N_ITEMS, integers=True)}
-        | {"chunk": count(1, EITHER)},
+        | {"chunk": count(1, EITHER), "clip": clip},
     ),
     Row(
         "MatrixFactorization.top_k",
         of(model, "top_k", users=[0, 1], k=2),
-        {"users": USER_ROWS, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)},
+        {"users": USER_ROWS, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)}
+        | {"clip": clip},
     ),
     Row(
         "Posterior.predict",
         of(posterior, "predict", users=torch.tensor([0, 1]), items=torch.tensor([2, 3])),
         {"users": column(2, below=M, integers=True), "items": column(2, below=N_ITEMS, integers=True)}
-        | {"chunk": count(1, EITHER)},
+        | {"chunk": count(1, EITHER), "clip": clip},
     ),
     Row(
         "Ratings",
@@ -349,7 +350,7 @@ TABLE = [
     Row(
         "predict.collapse_l2",
         on(predict.collapse_l2, ratings=ratings),
-        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag},
+        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag, "scale": optional(POSITIVE)},
     ),
     Row(
         "predict.top_singular_value",
@@ -394,7 +395,8 @@ TABLE = [
     Row(
         "measure.collapse_l2",
         on(measure.collapse_l2, ratings=ratings, precision=0.5),
-        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag, "precision": POSITIVE, "seed": SEED},
+        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag, "precision": POSITIVE, "seed": SEED}
+        | {"scale": optional(POSITIVE)},
     ),
     Row(
         "measure.learning_curve",

@@ -181,7 +181,7 @@ def test_collapse_and_top_mode_are_singular_values(ratings):
         return left
 
     close(good(predict.bias_residual, ratings, 0.3), rest(0.3)[D.users, D.items], atol=1e-6)
-    residual = good(predict.collapse_l2, ratings, residual=True)
+    residual = good(predict.collapse_l2, ratings, residual=True, scale=1.0)
     close(np.linalg.svd(rest(residual) * weights, compute_uv=False)[0], residual, rtol=1e-3, atol=1e-6)
 
 
