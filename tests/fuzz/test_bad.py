@@ -49,8 +49,8 @@ def _elsewhere(tmp_path_factory):
 
 
 def case(row, argument):
-    owner, arguments = KNOWN.get(row.name, (None, ""))
-    known = marks(owner if argument in arguments.split() else None)
+    room, arguments = KNOWN.get(row.name, (None, ""))
+    known = marks(room if argument in arguments.split() else None)
     return pytest.param(row, argument, marks=known, id=f"{row.name}-{argument}")
 
 
