@@ -77,7 +77,7 @@ def fit_als(
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
     if start == "model":
         problem.read(model)
-    elif start == "spectral" and problem.d < min(problem.shape):
+    elif start == "spectral" and 0 < problem.d < min(problem.shape):
         problem.start_spectral(l2, generator)
     else:
         problem.start_random(generator)
