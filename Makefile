@@ -9,7 +9,7 @@ CORE := checks ids doubts frames data files looking saved catalogue initializers
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test quick fuzz lint lab book browser-test bench oldest clean distclean
+.PHONY: help reproduce test quick lint lab book browser-test bench fuzz oldest clean distclean
 .DEFAULT_GOAL := help
 
 help: ## this list
