@@ -24,6 +24,7 @@ from mfkit.data import Ratings
 from mfkit.model import MatrixFactorization
 from mfkit.progress import bar
 
+MOST = 1e9  # by which a std that is held may differ from its unit: its square fits into float32
 FAR = 8.0  # stds from the mean: in ten million Gaussian numbers the farthest is at 5.3
 
 
@@ -60,7 +61,7 @@ class Posterior:
         if len(user_ids) != len(item_ids):
             raise ValueError(f"users and items must have one length, got {len(user_ids)} and {len(item_ids)}")
         check_clip(clip)
-        chunk = checks.integer("chunk", chunk, least=1)
+        chunk = min(checks.integer("chunk", chunk, least=1), max(len(user_ids), 1))
         if not len(user_ids):
             return torch.zeros(0), torch.zeros(0)
         means, stds = [], []
@@ -112,15 +113,14 @@ def sample_posterior(
     The noise is taken for Gaussian, and of one size: with a few ratings far from all others it fits those, and states
     too small an error. Warns where one is 8 stds from the mean.
     """
-    if noise_std is not None:
-        noise_std = checks.number("noise_std", noise_std, above=0)
-    if prior_std is not None:
-        prior_std = checks.number("prior_std", prior_std, above=0)
     samples = checks.integer("samples", samples, least=1)
     burn_in = checks.integer("burn_in", burn_in, least=0)
-    seed = checks.integer("seed", seed, least=0)
+    if (seed := checks.integer("seed", seed, least=0)) >= 2**63:
+        raise ValueError(f"seed must be below 2^63, got {seed}")
     checks.function("on_sample", on_sample)
     mean, scale = _units(model, ratings, prior_std)
+    noise_std = _held("noise_std", noise_std, scale)
+    prior_std = _held("prior_std", prior_std, 1.0)
     _warn_of_tails(ratings)
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=torch.float32, max_bytes=max_bytes)
     generator = torch.Generator().manual_seed(seed)
@@ -171,6 +171,16 @@ def _units(model: MatrixFactorization, ratings: Ratings, prior_std: float | None
     if prior_std is not None:
         return mean, scale
     return mean if mean_given else ratings.mean, scale if scale_given else ratings.std or 1.0
+
+
+def _held(name: str, std: float | None, unit: float) -> float | None:
+    """A std that is held instead of drawn; ValueError for one so far from its unit that float32 cannot square it."""
+    if std is None:
+        return None
+    std = checks.number(name, std, above=0)
+    if not unit / MOST <= std <= unit * MOST:
+        raise ValueError(f"{name} must lie within a factor {MOST:g} of {unit:g}, the model's unit, got {std:g}")
+    return std
 
 
 def _warn_of_tails(ratings: Ratings) -> None:

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from mfkit import checks
 
+LARGEST_BATCH = 10**12  # beyond, the bytes of a dry step pass 2^63
+
 
 def peak_bytes(function: Callable[[], object]) -> int:
     """Most bytes alive at once among the tensors that `function()` makes, summed operation by operation.
@@ -38,7 +40,9 @@ def dry_step(
     loss: (B,), (B,) -> 0-d tensor; the mean squared error where it is None.
     """
     checks.instance("model", model, nn.Module)
-    batch_size = checks.integer("batch_size", batch_size, least=1)
+    if checks.integer("batch_size", batch_size, least=1) > LARGEST_BATCH:
+        raise ValueError(f"batch_size must be at most 10^12, got {batch_size}")
+    batch_size = int(batch_size)
     checks.function("loss", loss)
     stand_ins: dict[int, Tensor] = {}
     for parameter in model.parameters():

@@ -121,6 +121,8 @@ class _FullObjective:
 def largest_interaction(model: MatrixFactorization, ratings: Ratings) -> float:
     """The largest |u . v| over the pairs of these ratings, in rating units: what is left of the factors."""
     checks.instance("model", model, nn.Module)
+    if not (hasattr(model, "user_factors") and hasattr(model, "item_factors")):
+        raise TypeError(f"model must have user_factors and item_factors, got {type(model).__name__}")
     check_fit(model, ratings, "ratings")
     if model.user_factors is None:
         return 0.0

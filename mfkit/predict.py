@@ -20,6 +20,8 @@ from mfkit.ledger import dry_step as dry_step  # the same question, answered by 
 from mfkit.ledger import peak_bytes as peak_bytes
 from mfkit.recipe import l2_for_noise
 
+HUGE = 1e38  # about the largest rating that float32 can hold; its square fits into float64
+
 
 def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
     """Std of u . v for entries of mean 0 and these stds: sqrt(d) sU sV, in rating units.
@@ -27,8 +29,8 @@ def prediction_std(n_factors: int, user_std: float, item_std: float) -> float:
     A sum of d independent products, each of variance sU^2 sV^2.
     """
     n_factors = checks.integer("n_factors", n_factors, least=0)
-    user_std = checks.number("user_std", user_std, least=0)
-    return math.sqrt(n_factors) * user_std * checks.number("item_std", item_std, least=0)
+    user_std = checks.number("user_std", user_std, least=0, below=HUGE)
+    return math.sqrt(n_factors) * user_std * checks.number("item_std", item_std, least=0, below=HUGE)
 
 
 def top_mode(ratings: Ratings, mean: float | None = None) -> tuple[float, Tensor]:
@@ -49,8 +51,8 @@ def escape_time(
     square x is logistic, x' ~ x (s1 - w x). Infinite from two zero tables, or where s1 = 0.
     """
     n_factors, lr = checks.integer("n_factors", n_factors, least=1), checks.number("lr", lr, above=0)
-    user_std = checks.number("user_std", user_std, least=0)
-    item_std = checks.number("item_std", item_std, least=0)
+    user_std = checks.number("user_std", user_std, least=0, below=HUGE)
+    item_std = checks.number("item_std", item_std, least=0, below=HUGE)
     s1, weights = top_mode(ratings, mean)
     if not (s1 and max(user_std, item_std)):
         return math.inf
@@ -160,7 +162,10 @@ def bias_residual(ratings: Ratings, l2: float) -> np.ndarray:
 def _centred(ratings: Ratings, mean: float | None = None) -> np.ndarray:
     """The ratings less `mean` (default: theirs), (N,) float64."""
     checks.instance("ratings", ratings, Ratings)
-    mean = ratings.mean if mean is None else checks.number("mean", mean)
+    if mean is None:
+        mean = ratings.mean
+    elif abs(checks.number("mean", mean)) >= HUGE:
+        raise ValueError(f"mean must lie between -{HUGE:g} and {HUGE:g}, got {mean}")
     return ratings.values.cpu().double().numpy() - mean
 
 
@@ -204,7 +209,10 @@ def sharpness(
     size = len(ratings)
     if batch_size is not None:
         size = min(checks.integer("batch_size", batch_size, least=1), size)
-    n_factors, scale = checks.integer("n_factors", n_factors, least=1), checks.number("scale", scale, least=0)
+    n_factors, scale = (
+        checks.integer("n_factors", n_factors, least=1),
+        checks.number("scale", scale, least=0, below=HUGE),
+    )
     checks.one_of("reduction", reduction, REDUCTIONS)
     biases = checks.boolean("biases", biases)
     most = max(int(ids.bincount().max()) for ids in (ratings.users.cpu(), ratings.items.cpu()))
