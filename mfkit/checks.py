@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+LARGEST = torch.finfo(torch.float32).max
 
 
 def integer(name: str, value: object, *, least: int) -> int:
-    """An integer of at least `least`; ValueError for anything else."""
+    """An integer of at least `least` that 64 bits hold, as torch's; ValueError for anything else."""
     number = _unboxed(value)
     if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}")
+    if int(number) >= 2**63:
+        raise ValueError(f"{name} must be an integer below 2^63, got {shown(value)}")
     return int(number)
 
 
@@ -37,7 +40,7 @@ def number(
 ) -> float:
     """A number above `above`, of at least `least`, below `below`, where these are given; ValueError for anything else.
 
-    infinite: whether it may be infinite; NaN it is never.
+    infinite: whether it may be infinite; NaN it is never. Finite is what float32 holds, up to 3.4e38: tables are.
     """
     wanted = "a number" if infinite else "a finite number"
     if above is not None:
@@ -55,7 +58,7 @@ def number(
         result = math.inf
     too_low = (above is not None and result <= above) or (least is not None and result < least)
     too_high = below is not None and result >= below
-    if math.isnan(result) or (math.isinf(result) and not infinite) or too_low or too_high:
+    if math.isnan(result) or (abs(result) > LARGEST and not infinite) or too_low or too_high:
         raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     return result
 

@@ -213,7 +213,7 @@ def _factor_tables(model: nn.Module) -> tuple[nn.Embedding, nn.Embedding]:
 @torch.no_grad()
 def _fill(model: nn.Module, user_std: float, item_std: float, seed: int) -> nn.Module:
     """Drawn on the CPU, so that a seed gives the same factors on every device."""
-    generator = torch.Generator().manual_seed(integer("seed", seed, least=0) % 2**63)
+    generator = torch.Generator().manual_seed(integer("seed", seed, least=0))
     for table, std in zip(_factor_tables(model), (user_std, item_std), strict=True):
         table.weight.copy_(torch.randn(table.weight.shape, generator=generator) * std)
     for name in ("user_bias", "item_bias"):

@@ -70,7 +70,7 @@ def bad(function: Callable, argument: str, arguments: dict[str, Any], *, must_re
         where, got = Path(frame.tb_frame.f_code.co_filename), f"{type(error).__name__}: {error}"
         assert isinstance(error, REFUSALS), f"{given}: an error of another kind: {got}"
         assert where.is_relative_to(PACKAGE), f"{given}: an error of {where}: {got}"
-        assert re.search(rf"(?<!\w){argument}(?!\w)", str(error)), f"{given} is not named: {got}"
+        assert re.search(rf"(?<!\w){argument.removesuffix('s')}s?(?!\w)", str(error)), f"{given} is not named: {got}"
     else:
         assert not must_refuse, f"{given} was not refused: returned {result!r:.80}"
         return

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, Phase, settings
 from tests.fuzz import calls
 
 COMMON = dict(deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
-settings.register_profile("quick", max_examples=40, derandomize=True, database=None, phases=[Phase.generate], **COMMON)
-settings.register_profile("long", max_examples=1000, print_blob=True, **COMMON)
+SAME = dict(derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])  # every time, and not shrunk
+settings.register_profile("quick", max_examples=50, **SAME, **COMMON)
+settings.register_profile("long", max_examples=500, print_blob=True, **COMMON)
 settings.load_profile("quick")
 
 

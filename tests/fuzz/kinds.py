@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
@@ -31,6 +30,7 @@ THINGS = [
         2.5,
         -0.5,
         0.0,
+        10**15,
         10**30,
         2**63,
         1e300,
@@ -60,13 +60,13 @@ def judge(is_good: bool) -> str:
 
 
 def count(least: int = 1, huge: str = GOOD) -> Kind:
-    """An integer. huge: what one above 10^6 is; GOOD where it takes too long to try."""
+    """An integer. huge: what one of 10^15 and more is; from a million on none is tried that would only take long."""
 
     def kind(value: Any) -> str:
         value = unboxed(value)
         if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
             return BAD
-        return huge if value > 10**6 else GOOD
+        return huge if value >= (10**15 if huge == BAD else 10**6) else GOOD
 
     return kind
 
@@ -101,6 +101,10 @@ def a(*classes: type) -> Kind:
 
 def function(value: Any) -> str:
     return judge(callable(value))
+
+
+def anything(value: Any) -> str:
+    return EITHER
 
 
 def optional(kind: Kind) -> Kind:
@@ -138,15 +142,3 @@ def every(kind: Kind) -> Kind:
         return judge(all(kind(x) == GOOD for x in value)) if not isinstance(value, type) else BAD
 
     return kind_of_all
-
-
-@dataclass(frozen=True)
-class Row:
-    """A public function, and what each of its arguments may be.
-
-    make: (function, good arguments), new ones each time.
-    """
-
-    name: str
-    make: Callable[[], tuple[Callable, dict[str, Any]]]
-    wants: dict[str, Kind]

@@ -2,26 +2,27 @@
 
 import pytest
 
-KNOWN = {  # function: (the room, its arguments)
-    "MatrixFactorization": ("model", "n_users n_items n_factors"),
-    "MatrixFactorization.predict": ("model", "chunk"),
-    "MatrixFactorization.top_k": ("model", "chunk"),
-    "Posterior.predict": ("gibbs", "chunk"),
+KNOWN: dict[str, tuple[str, str]] = {  # function: (the room, its arguments)
+    "fit_als": ("als", "dtype max_bytes"),
+    "NewUser.predict": ("catalogue", "items clip"),
+    "NewUser.recommend": ("catalogue", "clip"),
     "TrainConfig": ("config", "loss optimizer penalty reduction"),
-    "train": ("trainer", "resume"),
-    "rmse": ("evaluate", "chunk"),
-    "fit_als": ("als", "l2 dtype max_bytes seed"),
-    "sample_posterior": ("gibbs", "seed noise_std"),
     "diagnose": ("doctor", "reduction penalty loss"),
-    "predict.top_mode": ("predict", "mean"),
-    "predict.escape_time": ("predict", "user_std item_std mean"),
-    "predict.sharpness": ("predict", "scale mean"),
-    "predict.max_stable_lr": ("predict", "scale mean"),
-    "predict.dry_step": ("ledger", "batch_size"),
-    "measure.largest_interaction": ("measure", "model"),
-    "measure.escape_time": ("measure", "mean"),
+    "rmse": ("evaluate", "clip"),
+    "Posterior.predict": ("gibbs", "clip"),
+    "MatrixFactorization": ("model", "n_users n_items n_factors"),
+    "MatrixFactorization.fold_in": ("model", "items ratings"),
+    "MatrixFactorization.item_rows": ("model", "ids"),
+    "MatrixFactorization.of": ("model", "n_factors"),
+    "MatrixFactorization.predict": ("model", "clip"),
+    "MatrixFactorization.recommend": ("model", "clip"),
+    "MatrixFactorization.save": ("model", "path"),
+    "MatrixFactorization.top_k": ("model", "clip"),
+    "MatrixFactorization.user_rows": ("model", "ids"),
+    "load": ("saved", "path"),
+    "train": ("trainer", "checkpoint resume"),
 }
-KNOWN_FOREIGN = {  # (model, call): the room
+KNOWN_FOREIGN: dict[tuple[str, str], str] = {  # (model, call): the room
     ("sparse", "diagnose"): "doctor",
     ("tuple", "diagnose"): "doctor",
     ("list", "diagnose"): "doctor",

@@ -1,7 +1,9 @@
-"""Every public function with its arguments: a good value of each, and what else is good. The rest is bad."""
+"""Every public function with a good call, and every argument with what it may be. The rest is bad."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from numbers import Number
 from typing import Any
 
 import matplotlib
@@ -23,16 +25,18 @@ from mfkit import (
     measure,
     optimizers,
     predict,
-    tuning,
 )
+from mfkit import tuning as _tuning
+from mfkit.catalogue import NewUser
 from mfkit.lab import figures, records
 from mfkit.movielens import SOURCES
 from tests.fuzz.kinds import (
     BAD,
     EITHER,
     GOOD,
-    Row,
+    Kind,
     a,
+    anything,
     column,
     count,
     every,
@@ -41,6 +45,7 @@ from tests.fuzz.kinds import (
     judge,
     number,
     optional,
+    unboxed,
     word,
 )
 
@@ -71,12 +76,130 @@ def posterior() -> mfkit.Posterior:
     return mfkit.Posterior(3.0, 1.0, True, *tables, torch.ones(2))
 
 
+def somebody_new() -> NewUser:
+    return model().fold_in([0, 1], [3.0, 4.0], l2=0.1)
+
+
+def truth() -> Callable:
+    return mfkit.synthetic(5, 6, 10, 2)[1]
+
+
 def frame() -> pd.DataFrame:
     return pd.DataFrame({"user": USERS, "item": ITEMS, "rating": VALUES, "when": range(len(VALUES))})
 
 
-def claims() -> list[records.Claim]:
-    return [records.claim("one-is-one", "One is one.", 1.0, 1.0)]
+def both() -> dict[str, Any]:
+    return {"model": model()} | ON
+
+
+def run() -> dict[str, Any]:
+    return both() | {"config": QUICK}
+
+
+ON = {"ratings": ratings()}
+PAIR = {"prediction": torch.ones(3), "target": torch.zeros(3)}
+SPREAD = ON | {"n_factors": D, "scale": 0.1}
+CLAIMS, SGD = [records.claim("one-is-one", "One is one.", 1.0, 1.0)], TrainConfig.textbook(optimizer="sgd", lr=0.1)
+TUNED = {"train": ratings(), "validation": ratings(), "config": QUICK, "sampler": "random", "n_trials": 1}
+CALLS: dict[
+    str, Callable[[], tuple[Callable, dict[str, Any]]]
+] = {  # a function and good arguments; models are new ones
+    "MatrixFactorization": lambda: (MatrixFactorization, {"n_users": M, "n_items": N_ITEMS, "n_factors": D}),
+    "MatrixFactorization.use_units": lambda: (model().use_units, ON),
+    "MatrixFactorization.predict": lambda: (model().predict, {"users": [0, 1], "items": [2, 3]}),
+    "MatrixFactorization.top_k": lambda: (model().top_k, {"users": [0, 1], "k": 2}),
+    "MatrixFactorization.of": lambda: (MatrixFactorization.of, ON | {"n_factors": D}),
+    "MatrixFactorization.user_rows": lambda: (model().user_rows, {"ids": [0, 1]}),
+    "MatrixFactorization.item_rows": lambda: (model().item_rows, {"ids": [0, 1]}),
+    "MatrixFactorization.recommend": lambda: (model().recommend, {"user": 0, "exclude": ratings()}),
+    "MatrixFactorization.similar": lambda: (model().similar, {"item": 0}),
+    "MatrixFactorization.fold_in": lambda: (model().fold_in, {"items": [0, 1], "ratings": [3.0, 4.0], "l2": 0.1}),
+    "MatrixFactorization.save": lambda: (model().save, {"path": "model"}),
+    "load": lambda: (mfkit.load, {"path": "model"}),  # which the line above has saved
+    "NewUser.predict": lambda: (somebody_new().predict, {"items": [0, 1]}),
+    "NewUser.recommend": lambda: (somebody_new().recommend, {}),
+    "Posterior.predict": lambda: (posterior().predict, {"users": torch.tensor([0, 1]), "items": torch.tensor([2, 3])}),
+    "Ratings": lambda: (Ratings, {"users": USERS, "items": ITEMS, "values": VALUES, "n_users": M, "n_items": N_ITEMS}),
+    "Ratings.from_frame": lambda: (Ratings.from_frame, {"frame": frame()}),
+    "Ratings.to": lambda: (ratings().to, {"device": "cpu"}),
+    "Ratings.take": lambda: (ratings().take, {"rows": [0, 1]}),
+    "Ratings.with_values": lambda: (ratings().with_values, {"values": VALUES}),
+    "Ratings.split": lambda: (ratings().split, {"fractions": (0.5, 0.5), "seed": 0}),
+    "Ratings.batches": lambda: (ratings().batches, {"batch_size": 3, "generator": torch.Generator()}),
+    "TrainConfig": lambda: (TrainConfig, {}),
+    "train": lambda: (mfkit.train, run()),
+    "rmse": lambda: (mfkit.rmse, both()),
+    "fit_als": lambda: (mfkit.fit_als, both() | {"l2": 0.1, "sweeps": 1}),
+    "sample_posterior": lambda: (mfkit.sample_posterior, both() | {"samples": 1, "burn_in": 0}),
+    "diagnose": lambda: (mfkit.diagnose, both() | {"batch_size": 4}),
+    "tune": lambda: (mfkit.tune, TUNED),
+    "movielens": lambda: (mfkit.movielens, {"name": "100k"}),
+    "synthetic": lambda: (mfkit.synthetic, {"n_users": 5, "n_items": 6, "n_ratings": 10, "rank": 2}),
+    "Truth": lambda: (truth().__call__, ON),
+    "Truth.noise_floor": lambda: (truth().noise_floor, ON),
+    "mse": lambda: (losses.mse, PAIR),
+    "mae": lambda: (losses.mae, PAIR),
+    "huber": lambda: (losses.huber, PAIR),
+    "losses.error": lambda: (losses.error, PAIR),
+    "losses.power_sum": lambda: (losses.power_sum, {"tensors": parameters(), "p": 2}),
+    "clip_grad_norm_": lambda: (clipping.clip_grad_norm_, {"parameters": parameters(), "max_norm": 1.0}),
+    "clipping.grad_norm": lambda: (clipping.grad_norm, {"parameters": parameters()}),
+    "clipping.clip_coefficient": lambda: (clipping.clip_coefficient, {"norm": torch.tensor(2.0), "max_norm": 1.0}),
+    "optimizers.RowAdam": lambda: (optimizers.RowAdam, {"params": parameters()}),
+    "optimizers.RowSGD": lambda: (optimizers.RowSGD, {"params": parameters()}),
+    "optimizers.RowSGD.watch": lambda: (optimizers.RowSGD(parameters()).watch, {"model": model()}),
+    "optimizers.prox_l1_": lambda: (optimizers.prox_l1_, {"tensors": parameters(), "thresholds": [0.1, 0.2]}),
+    "initializers.factor_std": lambda: (initializers.factor_std, {"n_factors": D}),
+    "initializers.normal_": lambda: (initializers.normal_, {"model": model()}),
+    "initializers.xavier_": lambda: (initializers.xavier_, {"model": model()}),
+    "initializers.he_": lambda: (initializers.he_, {"model": model()}),
+    "initializers.scaled_": lambda: (initializers.scaled_, {"model": model()}),
+    "initializers.spectral_": lambda: (initializers.spectral_, both()),
+    "predict.prediction_std": lambda: (predict.prediction_std, {"n_factors": D, "user_std": 0.1, "item_std": 0.1}),
+    "predict.top_mode": lambda: (predict.top_mode, ON),
+    "predict.escape_time": lambda: (
+        predict.escape_time,
+        ON | {"n_factors": D, "user_std": 0.1, "item_std": 0.1, "lr": 0.1},
+    ),
+    "predict.collapse_l2": lambda: (predict.collapse_l2, ON),
+    "predict.top_singular_value": lambda: (
+        predict.top_singular_value,
+        ON | {"values": np.array(VALUES), "penalty": "per_table"},
+    ),
+    "predict.bias_residual": lambda: (predict.bias_residual, ON | {"l2": 0.1}),
+    "predict.best_l2": lambda: (predict.best_l2, ON | {"noise_std": 0.5}),
+    "predict.sharpness": lambda: (predict.sharpness, SPREAD),
+    "predict.max_stable_lr": lambda: (predict.max_stable_lr, SPREAD),
+    "predict.huber_efficiency": lambda: (predict.huber_efficiency, {"k": 1.0}),
+    "predict.state_bytes": lambda: (predict.state_bytes, {"model": model()}),
+    "predict.peak_bytes": lambda: (predict.peak_bytes, {"function": lambda: torch.ones(3)}),
+    "predict.dry_step": lambda: (predict.dry_step, {"model": model(), "batch_size": 4}),
+    "measure.prediction_std": lambda: (measure.prediction_std, both()),
+    "measure.minimum": lambda: (measure.minimum, ON | {"l2": 0.1}),
+    "measure.largest_interaction": lambda: (measure.largest_interaction, both()),
+    "measure.collapse_l2": lambda: (measure.collapse_l2, ON | {"precision": 0.5}),
+    "measure.learning_curve": lambda: (measure.learning_curve, run() | {"validation": ratings(), "test": ratings()}),
+    "measure.is_stable": lambda: (measure.is_stable, run() | {"steps": 2}),
+    "measure.escape_time": lambda: (measure.escape_time, run() | {"steps": 2}),
+    "measure.max_stable_lr": lambda: (
+        measure.max_stable_lr,
+        ON | {"make_model": model, "config": SGD, "steps": 20, "ratio": 2.0},
+    ),
+    "measure.sharpness": lambda: (measure.sharpness, run()),
+    "measure.state_bytes": lambda: (
+        measure.state_bytes,
+        {"model": model(), "optimizer": torch.optim.SGD(parameters())},
+    ),
+    "measure.peak_bytes": lambda: (measure.peak_bytes, {"function": lambda: torch.ones(3)}),
+    "figures.claim": lambda: (
+        figures.claim,
+        {"id": "one-is-one", "statement": "One is one.", "predicted": 1.0, "measured": 1.0},
+    ),
+    "figures.save": lambda: (
+        figures.save,
+        {"fig": Figure(), "id": "99_fuzz", "data": frame(), "claims": CLAIMS, "caption": "A caption."},
+    ),
+}
 
 
 def tensor(value: Any) -> str:
@@ -87,7 +210,7 @@ def tensor(value: Any) -> str:
 
 def space(value: Any) -> str:
     fits = isinstance(value, Mapping) and all(
-        name in tuning.SPACE | vars(QUICK) and isinstance(values, list | tuple) for name, values in value.items()
+        name in _tuning.SPACE | vars(QUICK) and isinstance(values, list | tuple) for name, values in value.items()
     )
     return judge(value is None or fits)
 
@@ -102,353 +225,182 @@ def clip(value: Any) -> str:
     )
 
 
-def thresholds(value: Any) -> str:
-    """Two, for two tensors."""
+def two(value: Any) -> str:
+    """Two of something, for two tensors."""
     if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
         return BAD
     return EITHER if isinstance(value, list | tuple | np.ndarray | Tensor) and len(value) == 2 else BAD
 
 
-def prediction(value: Any) -> str:
+def measured(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return GOOD if math.isfinite(value) else EITHER
     return EITHER if isinstance(value, str | bool | np.generic | np.ndarray | Tensor) else BAD
 
 
-def settings(value: Any) -> str:
-    """A TrainConfig, a dict or nothing."""
-    return EITHER if isinstance(value, dict) else judge(value is None or isinstance(value, TrainConfig))
+def betas(value: Any) -> str:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return judge(is_pair and all(number(least=0, below=1)(x) != BAD for x in value))
 
 
-def numbers_between(value: Any) -> str:
-    """Two numbers in [0, 1)."""
-    fits = (
-        isinstance(value, tuple | list) and len(value) == 2 and all(number(least=0, below=1)(x) != BAD for x in value)
-    )
-    return judge(fits)
+def one_id(below: int) -> Kind:
+    """One of 0, 1, ...; what equals one of them may do."""
+
+    def kind(value: Any) -> str:
+        value = unboxed(value)
+        return EITHER if isinstance(value, Number) and value in range(below) else BAD
+
+    return kind
 
 
-def one_or_two(value: Any) -> str:
-    return EITHER if count()(value) == GOOD and value in (1, 2) else BAD
+def ids(below: int) -> Kind:
+    def kind(value: Any) -> str:
+        if isinstance(value, str | bytes | Mapping | set) or not np.iterable(value):
+            return BAD
+        return EITHER if all(one_id(below)(x) == EITHER for x in value) else BAD
+
+    return kind
+
+
+def path(value: Any) -> str:
+    """A path; one that is there or not, so that it may be refused."""
+    return EITHER if isinstance(value, str | bytes) or hasattr(value, "__fspath__") else BAD
 
 
 RATINGS, MODULE, MODEL, CONFIG = a(Ratings), a(nn.Module), a(MatrixFactorization), a(TrainConfig)
 SEED, SIZE, POSITIVE, STRENGTH = count(0, EITHER), count(1), number(above=0), number(least=0)
-PENALTY, REDUCTION, LOSS = word("per_rating", "per_table"), word("mean", "sum"), word("mse", "mae", "huber")
-USER_ROWS, TENSORS = column(None, below=M, integers=True), every(a(Tensor))
-PARAMETERS = every(a(Tensor, dict))
-SPREADS = {"ratings": RATINGS, "n_factors": SIZE, "scale": STRENGTH, "batch_size": optional(count(1, EITHER))}
-SPREADS |= {"reduction": REDUCTION, "mean": optional(number()), "biases": flag}
-PAIR = {"prediction": torch.ones(3), "target": torch.zeros(3)}
-SGD = TrainConfig.textbook(optimizer="sgd", lr=0.1)
-RUN = {"model": MODULE, "ratings": RATINGS, "config": CONFIG}
+PENALTY, MERGE, TABLES = word("per_rating", "per_table"), word("error", "mean", "last"), every(a(Tensor))
+POSSIBLY_INFINITE, OPTIMIZERS = number(above=0, infinite=GOOD), word("adam", "adamw", "sgd", "momentum")
+TWO_USERS, TWO_ITEMS = column(2, below=M, integers=True), column(2, below=N_ITEMS, integers=True)
+KINDS: dict[str, Kind] = {  # by argument; by function.argument where one differs
+    **{"model": MODULE, "ratings": RATINGS, "config": CONFIG, "validation": optional(RATINGS), "test": RATINGS},
+    **{"n_factors": count(1, EITHER), "n_users": count(1, BAD), "n_items": count(1, BAD), "mean": optional(number())},
+    **{"penalty": PENALTY, "reduction": word("mean", "sum"), "biases": flag, "residual": flag, "seed": SEED, "k": SIZE},
+    **{"l2": STRENGTH, "l1": STRENGTH, "std": STRENGTH, "user_std": STRENGTH, "item_std": STRENGTH, "lr": POSITIVE},
+    **{"scale": STRENGTH, "prediction_std": POSITIVE, "batch_size": count(1, EITHER), "chunk": count(1, EITHER)},
+    **{"steps": SIZE, "iterations": SIZE, "tolerance": STRENGTH, "ratio": number(above=1), "precision": POSITIVE},
+    **{"make_model": function, "function": function, "device": word("cpu", others=(int,)), "users": TWO_USERS},
+    **{"items": TWO_ITEMS, "values": column(12), "duplicates": MERGE, "powers": SIZE, "loss": optional(function)},
+    **{"weight_decay": STRENGTH, "eps": STRENGTH, "betas": betas, "params": every(a(Tensor, dict)), "caption": a(str)},
+    **{"tensors": TABLES, "parameters": TABLES, "max_norm": POSSIBLY_INFINITE, "prediction": tensor, "target": tensor},
+    **{"delta": optional(POSITIVE), "clip_norm": optional(POSITIVE), "max_bytes": optional(count(2000, EITHER))},
+    **{"sweeps": SIZE, "samples": SIZE, "burn_in": count(0), "on_sweep": optional(function), "clip": clip},
+    **{"on_step": optional(function), "on_sample": optional(function), "measured": measured, "predicted": measured},
+    **{"optimizer": OPTIMIZERS, "noise_std": optional(POSITIVE), "prior_std": optional(POSITIVE), "timing": flag},
+    "MatrixFactorization.n_factors": count(0, BAD),
+    "MatrixFactorization.scale": optional(POSITIVE),
+    "MatrixFactorization.sparse": flag,
+    "MatrixFactorization.top_k.users": column(None, below=M, integers=True),
+    "MatrixFactorization.top_k.k": count(1, BAD),
+    "MatrixFactorization.top_k.exclude": optional(RATINGS),
+    "MatrixFactorization.of.mean": optional(number()),
+    "MatrixFactorization.of.scale": optional(POSITIVE),
+    "MatrixFactorization.of.sparse": flag,
+    "MatrixFactorization.of.n_factors": count(0, BAD),
+    "MatrixFactorization.user_rows.ids": ids(M),
+    "MatrixFactorization.item_rows.ids": ids(N_ITEMS),
+    "MatrixFactorization.recommend.user": one_id(M),
+    "MatrixFactorization.recommend.exclude": optional(RATINGS),
+    "MatrixFactorization.similar.item": one_id(N_ITEMS),
+    "MatrixFactorization.fold_in.items": ids(N_ITEMS),
+    "MatrixFactorization.fold_in.ratings": column(2),
+    "MatrixFactorization.save.path": path,
+    "load.path": path,
+    "NewUser.predict.items": ids(N_ITEMS),
+    "predict.best_l2.noise_std": STRENGTH,
+    "Ratings.users": column(12, below=M, integers=True),
+    "Ratings.items": column(12, below=N_ITEMS, integers=True),
+    "Ratings.n_users": count(M),
+    "Ratings.n_items": count(N_ITEMS),
+    "Ratings.user_ids": optional(column(M)),
+    "Ratings.item_ids": optional(column(N_ITEMS)),
+    "Ratings.from_frame.frame": a(pd.DataFrame),
+    "Ratings.from_frame.user": name_of_column,
+    "Ratings.from_frame.item": name_of_column,
+    "Ratings.from_frame.rating": name_of_column,
+    "Ratings.from_frame.time": optional(name_of_column),
+    "Ratings.from_frame.like": optional(RATINGS),
+    "Ratings.from_frame.unknown": word("error", "drop"),
+    "Ratings.from_frame.missing": anything,
+    "Ratings.take.rows": column(None, below=12, integers=True),
+    "Ratings.split.fractions": lambda value: BAD if column(None)(value) == BAD else EITHER,
+    "Ratings.split.by": word("rating", "user"),
+    "Ratings.batches.generator": a(torch.Generator),
+    "TrainConfig.loss": word("mse", "mae", "huber"),
+    "TrainConfig.optimizer": word("adam", "adamw", "sgd"),
+    "TrainConfig.batch_size": optional(SIZE),
+    "TrainConfig.epochs": SIZE,
+    "TrainConfig.l2": optional(STRENGTH),
+    "TrainConfig.momentum": number(least=0, below=1e-300),  # the default optimizer has none
+    "TrainConfig.patience": optional(SIZE),
+    "train.config": optional(CONFIG),
+    "train.checkpoint": optional(path),
+    "train.resume": flag,
+    "fit_als.model": MODEL,
+    "fit_als.l2": optional(STRENGTH),
+    "fit_als.start": word("spectral", "random", "model"),
+    "fit_als.loss": word("mse", "huber"),
+    "fit_als.dtype": a(torch.dtype),
+    "sample_posterior.model": MODEL,
+    "diagnose.l2": optional(STRENGTH),
+    "diagnose.loss": lambda value: GOOD if callable(value) else word("mse", "mae", "huber")(value),
+    "diagnose.optimizer": optional(a(torch.optim.Optimizer)),
+    "diagnose.loader": optional(a(DataLoader)),
+    "diagnose.memory": optional(number(above=0, infinite=EITHER)),
+    "tune.train": RATINGS,
+    "tune.validation": RATINGS,
+    "tune.config": optional(CONFIG),
+    "tune.space": space,
+    "tune.sampler": word("tpe", "random", "gp", "grid"),
+    "tune.n_trials": SIZE,
+    "tune.study": a(str),
+    "tune.storage": optional(path),
+    "tune.made_with": optional(a(dict)),
+    "movielens.name": word(*SOURCES),
+    "synthetic.n_ratings": count(1, BAD),
+    "synthetic.rank": count(1, BAD),
+    "synthetic.noise": STRENGTH,
+    "synthetic.stars": flag,
+    "huber.delta": POSSIBLY_INFINITE,
+    "huber.scale": word("mse", "torch"),
+    "losses.power_sum.p": lambda value: EITHER if count()(value) == GOOD and value in (1, 2) else BAD,
+    "clipping.clip_coefficient.norm": a(Tensor),
+    "optimizers.RowSGD.momentum": number(least=0, below=1),
+    "optimizers.prox_l1_.tensors": lambda value: BAD,
+    "optimizers.prox_l1_.thresholds": two,
+    **{f"initializers.{name}_.model": MODEL for name in ("normal", "xavier", "he", "scaled", "spectral")},
+    "predict.prediction_std.n_factors": count(0, EITHER),
+    "predict.collapse_l2.scale": optional(POSITIVE),
+    "measure.collapse_l2.scale": optional(POSITIVE),
+    "predict.sharpness.batch_size": optional(count(1, EITHER)),
+    "predict.max_stable_lr.batch_size": optional(count(1, EITHER)),
+    "predict.huber_efficiency.k": POSSIBLY_INFINITE,
+    "measure.largest_interaction.model": MODEL,
+    "measure.learning_curve.validation": RATINGS,
+    "measure.state_bytes.optimizer": a(torch.optim.Optimizer),
+    "measure.minimum.n_factors": SIZE,
+    "figures.claim.id": lambda value: EITHER if isinstance(value, str) else BAD,
+    "figures.claim.statement": a(str),
+    "figures.claim.repeat": STRENGTH,
+    "figures.save.id": word("99_fuzz"),
+    "figures.save.fig": a(Figure),
+    "figures.save.data": a(pd.DataFrame),
+    "figures.save.claims": every(a(records.Claim)),
+    "figures.save.seeds": every(count(0, EITHER)),
+    "figures.save.config": lambda value: EITHER if isinstance(value, dict) else optional(CONFIG)(value),
+}
+PASSED_ON = {  # what ** stands for
+    "tune": ("sampler", "n_trials", "study", "seed", "storage", "made_with"),
+    "MatrixFactorization.of": ("mean", "scale", "biases", "sparse"),
+}
 
 
-def on(function: Callable, /, **arguments: Any) -> Callable:
-    """The function with these arguments, each made anew where it is one of the makers above."""
-    makers = (ratings, model, parameters, frame, claims, posterior)
-    return lambda: (
-        function,
-        {name: x() if any(x is maker for maker in makers) else x for name, x in arguments.items()},
-    )
+def arguments(name: str) -> list[str]:
+    """The names that the function takes, but for *, ** and self."""
+    named = inspect.signature(CALLS[name]()[0]).parameters.values()
+    taken = [p.name for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return [*taken, *PASSED_ON.get(name, ())]
 
 
-def of(make: Callable, method: str, /, **arguments: Any) -> Callable:
-    return lambda: (getattr(make(), method), on(make, **arguments)()[1])
-
-
-TABLE = [
-    Row(
-        "MatrixFactorization",
-        on(MatrixFactorization, n_users=M, n_items=N_ITEMS, n_factors=D),
-        {"n_users": count(1, BAD), "n_items": count(1, BAD), "n_factors": count(0, BAD)}
-        | {"mean": optional(number()), "scale": optional(POSITIVE), "biases": flag, "sparse": flag},
-    ),
-    Row("MatrixFactorization.use_units", of(model, "use_units", ratings=ratings), {"ratings": RATINGS}),
-    Row(
-        "MatrixFactorization.predict",
-        of(model, "predict", users=[0, 1], items=[2, 3]),
-        {"users": column(2, below=M, integers=True), "items": column(2, below=N_ITEMS, integers=True)}
-        | {"chunk": count(1, EITHER), "clip": clip},
-    ),
-    Row(
-        "MatrixFactorization.top_k",
-        of(model, "top_k", users=[0, 1], k=2),
-        {"users": USER_ROWS, "k": count(1, BAD), "exclude": optional(RATINGS), "chunk": count(1, EITHER)}
-        | {"clip": clip},
-    ),
-    Row(
-        "Posterior.predict",
-        of(posterior, "predict", users=torch.tensor([0, 1]), items=torch.tensor([2, 3])),
-        {"users": column(2, below=M, integers=True), "items": column(2, below=N_ITEMS, integers=True)}
-        | {"chunk": count(1, EITHER), "clip": clip},
-    ),
-    Row(
-        "Ratings",
-        on(Ratings, users=USERS, items=ITEMS, values=VALUES, n_users=M, n_items=N_ITEMS),
-        {"users": column(12, below=M, integers=True), "items": column(12, below=N_ITEMS, integers=True)}
-        | {"values": column(12), "n_users": count(M), "n_items": count(N_ITEMS)}
-        | {"user_ids": optional(column(M)), "item_ids": optional(column(N_ITEMS))}
-        | {"duplicates": word("error", "mean", "last")},
-    ),
-    Row(
-        "Ratings.from_frame",
-        on(Ratings.from_frame, frame=frame),
-        {"frame": a(pd.DataFrame), "user": name_of_column, "item": name_of_column, "rating": name_of_column}
-        | {"time": optional(name_of_column), "like": optional(RATINGS), "unknown": word("error", "drop")}
-        | {"missing": lambda value: EITHER, "duplicates": word("error", "mean", "last")},
-    ),
-    Row("Ratings.to", of(ratings, "to", device="cpu"), {"device": word("cpu", others=(int,))}),
-    Row("Ratings.take", of(ratings, "take", rows=[0, 1]), {"rows": column(None, below=12, integers=True)}),
-    Row("Ratings.with_values", of(ratings, "with_values", values=VALUES), {"values": column(12)}),
-    Row(
-        "Ratings.split",
-        of(ratings, "split", fractions=(0.5, 0.5), seed=0),
-        {"fractions": lambda value: BAD if column(None)(value) == BAD else EITHER, "seed": SEED}
-        | {"by": word("rating", "user")},
-    ),
-    Row(
-        "Ratings.batches",
-        of(ratings, "batches", batch_size=3, generator=torch.Generator()),
-        {"batch_size": count(1, EITHER), "generator": a(torch.Generator)},
-    ),
-    Row(
-        "TrainConfig",
-        on(TrainConfig),
-        {"loss": LOSS, "optimizer": word("adam", "adamw", "sgd"), "lr": POSITIVE, "batch_size": optional(SIZE)}
-        | {"epochs": SIZE, "l2": optional(STRENGTH), "l1": STRENGTH, "penalty": PENALTY, "reduction": REDUCTION}
-        | {"delta": optional(POSITIVE), "clip_norm": optional(POSITIVE), "weight_decay": STRENGTH, "seed": SEED}
-        | {"momentum": number(least=0, below=1e-300), "patience": optional(SIZE)},
-    ),
-    Row(
-        "train",
-        on(mfkit.train, model=model, ratings=ratings, config=QUICK),
-        RUN
-        | {"config": optional(CONFIG), "validation": optional(RATINGS), "on_step": optional(function)}
-        | {"checkpoint": lambda value: judge(value is None or isinstance(value, str) or hasattr(value, "__fspath__"))}
-        | {"resume": flag},
-    ),
-    Row(
-        "rmse",
-        on(mfkit.rmse, model=model, ratings=ratings),
-        {"model": MODULE, "ratings": RATINGS, "clip": clip, "chunk": count(1, EITHER)},
-    ),
-    Row(
-        "fit_als",
-        on(mfkit.fit_als, model=model, ratings=ratings, l2=0.1, sweeps=1),
-        {"model": MODEL, "ratings": RATINGS, "l2": optional(STRENGTH), "sweeps": SIZE, "loss": word("mse", "huber")}
-        | {"start": word("spectral", "random", "model"), "delta": optional(POSITIVE), "dtype": a(torch.dtype)}
-        | {"max_bytes": optional(count(2000, EITHER)), "seed": SEED, "on_sweep": optional(function)},
-    ),
-    Row(
-        "sample_posterior",
-        on(mfkit.sample_posterior, model=model, ratings=ratings, samples=1, burn_in=0),
-        {"model": MODEL, "ratings": RATINGS, "samples": SIZE, "burn_in": count(0), "seed": SEED}
-        | {"noise_std": optional(POSITIVE), "prior_std": optional(POSITIVE), "max_bytes": optional(count(2000, EITHER))}
-        | {"on_sample": optional(function)},
-    ),
-    Row(
-        "diagnose",
-        on(mfkit.diagnose, model=model, ratings=ratings, batch_size=4),
-        {"model": MODULE, "ratings": RATINGS, "batch_size": count(1, EITHER), "l2": optional(STRENGTH)}
-        | {"optimizer": optional(a(torch.optim.Optimizer)), "reduction": REDUCTION, "loader": optional(a(DataLoader))}
-        | {"penalty": PENALTY, "loss": lambda value: GOOD if callable(value) else LOSS(value)}
-        | {"clip_norm": optional(POSITIVE), "memory": optional(number(above=0, infinite=EITHER))},
-    ),
-    Row(
-        "tune",
-        on(mfkit.tune, train=ratings, validation=ratings, config=QUICK, sampler="random", n_trials=1),
-        {"train": RATINGS, "validation": RATINGS, "config": optional(CONFIG), "space": space, "make_model": function}
-        | {"sampler": word("tpe", "random", "gp", "grid"), "n_trials": SIZE, "study": a(str), "seed": SEED}
-        | {"storage": lambda value: judge(value is None or isinstance(value, str) or hasattr(value, "__fspath__"))}
-        | {"made_with": optional(a(dict))},
-    ),
-    Row("movielens", on(mfkit.movielens, name="100k"), {"name": word(*SOURCES)}),
-    Row(
-        "synthetic",
-        on(mfkit.synthetic, n_users=5, n_items=6, n_ratings=10, rank=2),
-        {"n_users": count(2, BAD), "n_items": count(2, BAD), "n_ratings": count(1, BAD), "rank": count(1, BAD)}
-        | {"noise": STRENGTH, "seed": SEED, "stars": flag},
-    ),
-    Row("Truth", lambda: (mfkit.synthetic(5, 6, 10, 2)[1].__call__, {"ratings": ratings()}), {"ratings": RATINGS}),
-    Row(
-        "Truth.noise_floor",
-        lambda: (mfkit.synthetic(5, 6, 10, 2)[1].noise_floor, {"ratings": ratings()}),
-        {"ratings": RATINGS},
-    ),
-    Row("mse", on(losses.mse, **PAIR), {"prediction": tensor, "target": tensor}),
-    Row("mae", on(losses.mae, **PAIR), {"prediction": tensor, "target": tensor}),
-    Row(
-        "huber",
-        on(losses.huber, **PAIR),
-        {"prediction": tensor, "target": tensor, "delta": number(above=0, infinite=GOOD)}
-        | {"scale": word("mse", "torch")},
-    ),
-    Row("losses.error", on(losses.error, **PAIR), {"prediction": tensor, "target": tensor}),
-    Row("losses.power_sum", on(losses.power_sum, tensors=parameters, p=2), {"tensors": TENSORS, "p": one_or_two}),
-    Row(
-        "clip_grad_norm_",
-        on(clipping.clip_grad_norm_, parameters=parameters, max_norm=1.0),
-        {"parameters": TENSORS, "max_norm": number(above=0, infinite=GOOD)},
-    ),
-    Row("clipping.grad_norm", on(clipping.grad_norm, parameters=parameters), {"parameters": TENSORS}),
-    Row(
-        "clipping.clip_coefficient",
-        on(clipping.clip_coefficient, norm=torch.tensor(2.0), max_norm=1.0),
-        {"norm": a(Tensor), "max_norm": number(above=0, infinite=GOOD)},
-    ),
-    Row(
-        "optimizers.RowAdam",
-        on(optimizers.RowAdam, params=parameters),
-        {"params": PARAMETERS, "lr": POSITIVE, "betas": numbers_between, "eps": STRENGTH, "weight_decay": STRENGTH},
-    ),
-    Row(
-        "optimizers.RowSGD",
-        on(optimizers.RowSGD, params=parameters),
-        {"params": PARAMETERS, "lr": POSITIVE, "momentum": number(least=0, below=1), "weight_decay": STRENGTH},
-    ),
-    Row(
-        "optimizers.RowSGD.watch",
-        lambda: (optimizers.RowSGD(parameters()).watch, {"model": model()}),
-        {"model": MODULE},
-    ),
-    Row(
-        "optimizers.prox_l1_",
-        on(optimizers.prox_l1_, tensors=parameters, thresholds=[0.1, 0.2]),
-        {"tensors": lambda value: BAD, "thresholds": thresholds},
-    ),
-    Row(
-        "initializers.factor_std",
-        on(initializers.factor_std, n_factors=D),
-        {"n_factors": SIZE, "prediction_std": POSITIVE},
-    ),
-    Row("initializers.normal_", on(initializers.normal_, model=model), {"model": MODEL, "std": STRENGTH, "seed": SEED}),
-    Row("initializers.xavier_", on(initializers.xavier_, model=model), {"model": MODEL, "seed": SEED}),
-    Row("initializers.he_", on(initializers.he_, model=model), {"model": MODEL, "seed": SEED}),
-    Row(
-        "initializers.scaled_",
-        on(initializers.scaled_, model=model),
-        {"model": MODEL, "prediction_std": POSITIVE, "seed": SEED},
-    ),
-    Row(
-        "initializers.spectral_",
-        on(initializers.spectral_, model=model, ratings=ratings),
-        {"model": MODEL, "ratings": RATINGS, "l2": STRENGTH, "powers": SIZE},
-    ),
-    Row(
-        "predict.prediction_std",
-        on(predict.prediction_std, n_factors=D, user_std=0.1, item_std=0.1),
-        {"n_factors": count(0, EITHER), "user_std": STRENGTH, "item_std": STRENGTH},
-    ),
-    Row("predict.top_mode", on(predict.top_mode, ratings=ratings), {"ratings": RATINGS, "mean": optional(number())}),
-    Row(
-        "predict.escape_time",
-        on(predict.escape_time, ratings=ratings, n_factors=D, user_std=0.1, item_std=0.1, lr=0.1),
-        {"ratings": RATINGS, "n_factors": count(1, EITHER), "user_std": STRENGTH, "item_std": STRENGTH, "lr": POSITIVE}
-        | {"mean": optional(number())},
-    ),
-    Row(
-        "predict.collapse_l2",
-        on(predict.collapse_l2, ratings=ratings),
-        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag, "scale": optional(POSITIVE)},
-    ),
-    Row(
-        "predict.top_singular_value",
-        on(predict.top_singular_value, ratings=ratings, values=np.array(VALUES), penalty="per_table"),
-        {"ratings": RATINGS, "values": column(12), "penalty": PENALTY},
-    ),
-    Row(
-        "predict.bias_residual",
-        on(predict.bias_residual, ratings=ratings, l2=0.1),
-        {"ratings": RATINGS, "l2": STRENGTH},
-    ),
-    Row("predict.sharpness", on(predict.sharpness, ratings=ratings, n_factors=D, scale=0.1), SPREADS),
-    Row("predict.max_stable_lr", on(predict.max_stable_lr, ratings=ratings, n_factors=D, scale=0.1), SPREADS),
-    Row("predict.huber_efficiency", on(predict.huber_efficiency, k=1.0), {"k": number(above=0, infinite=GOOD)}),
-    Row(
-        "predict.state_bytes",
-        on(predict.state_bytes, model=model),
-        {"model": MODULE, "optimizer": word("adam", "adamw", "sgd", "momentum")},
-    ),
-    Row("predict.peak_bytes", on(predict.peak_bytes, function=lambda: torch.ones(3)), {"function": function}),
-    Row(
-        "predict.dry_step",
-        on(predict.dry_step, model=model, batch_size=4),
-        {"model": MODULE, "batch_size": count(1, EITHER), "loss": optional(function)},
-    ),
-    Row(
-        "measure.prediction_std",
-        on(measure.prediction_std, model=model, ratings=ratings),
-        {"model": MODULE, "ratings": RATINGS},
-    ),
-    Row(
-        "measure.minimum",
-        on(measure.minimum, ratings=ratings, l2=0.1),
-        {"ratings": RATINGS, "l2": STRENGTH, "penalty": PENALTY, "n_factors": SIZE, "biases": flag, "std": STRENGTH}
-        | {"seed": SEED},
-    ),
-    Row(
-        "measure.largest_interaction",
-        on(measure.largest_interaction, model=model, ratings=ratings),
-        {"model": MODEL, "ratings": RATINGS},
-    ),
-    Row(
-        "measure.collapse_l2",
-        on(measure.collapse_l2, ratings=ratings, precision=0.5),
-        {"ratings": RATINGS, "penalty": PENALTY, "residual": flag, "precision": POSITIVE, "seed": SEED}
-        | {"scale": optional(POSITIVE)},
-    ),
-    Row(
-        "measure.learning_curve",
-        on(measure.learning_curve, model=model, ratings=ratings, config=QUICK, validation=ratings, test=ratings),
-        RUN | {"validation": RATINGS, "test": RATINGS},
-    ),
-    Row(
-        "measure.is_stable",
-        on(measure.is_stable, model=model, ratings=ratings, config=QUICK, steps=2),
-        RUN | {"steps": SIZE},
-    ),
-    Row(
-        "measure.escape_time",
-        on(measure.escape_time, model=model, ratings=ratings, config=QUICK, steps=2),
-        RUN | {"steps": SIZE, "mean": optional(number())},
-    ),
-    Row(
-        "measure.max_stable_lr",
-        on(measure.max_stable_lr, make_model=lambda: model(), ratings=ratings, config=SGD, steps=20, ratio=2.0),
-        {"make_model": function, "ratings": RATINGS, "config": CONFIG, "steps": SIZE, "ratio": number(above=1)},
-    ),
-    Row(
-        "measure.sharpness",
-        on(measure.sharpness, model=model, ratings=ratings, config=QUICK),
-        RUN | {"iterations": SIZE, "tolerance": STRENGTH},
-    ),
-    Row(
-        "measure.state_bytes",
-        on(measure.state_bytes, model=model, optimizer=torch.optim.SGD(parameters())),
-        {"model": MODULE, "optimizer": a(torch.optim.Optimizer)},
-    ),
-    Row(
-        "measure.peak_bytes",
-        on(measure.peak_bytes, function=lambda: torch.ones(3)),
-        {"function": function, "device": word("cpu", others=(int,))},
-    ),
-    Row(
-        "figures.claim",
-        on(figures.claim, id="one-is-one", statement="One is one.", predicted=1.0, measured=1.0),
-        {"id": lambda value: EITHER if isinstance(value, str) else BAD, "statement": a(str), "predicted": prediction}
-        | {"measured": prediction, "tolerance": STRENGTH, "repeat": STRENGTH},
-    ),
-    Row(
-        "figures.save",
-        on(figures.save, fig=Figure(), id="99_fuzz", data=frame, claims=claims, caption="A caption."),
-        {"fig": a(Figure), "id": word("99_fuzz"), "data": a(pd.DataFrame), "claims": every(a(records.Claim))}
-        | {
-            "caption": a(str),
-            "config": settings,
-            "seeds": every(count(0, EITHER)),
-            "tolerance": STRENGTH,
-            "timing": flag,
-        },
-    ),
-]
+def kind_of(name: str, argument: str) -> Kind:
+    return KINDS.get(f"{name}.{argument}") or KINDS[argument]
