@@ -2,7 +2,8 @@
 
 - A code cell that was committed without being run fails (nbval passes it).
 - A trailing `;` silences a cell, as in Jupyter (nbval's kernel call does not store history, so it did not).
-- stderr and SVG outputs are not compared.
+- stderr, SVG and HTML are not compared. What a figure shows under it is HTML with measured values; its text, which is
+  compared, has the verdicts and the predictions alone.
 - Cells tagged needs-data are skipped, with reason and remedy, where the ratings cannot be had.
 - After the last cell, the records that the notebook wrote are compared with the committed ones.
 """
@@ -77,7 +78,7 @@ def pytest_collection_modifyitems(items) -> None:
             cell.add_marker(pytest.mark.skip(reason=missing))
     for file in dict.fromkeys(cell.parent for cell in cells):
         assert isinstance(file, IPyNbFile)
-        file.skip_compare += ("stderr", "image/svg+xml")
+        file.skip_compare += ("stderr", "image/svg+xml", "text/html")
         last = max(index for index, item in enumerate(items) if item.parent is file)
         whole = {cell.cell_num for cell in cells if cell.parent is file}
         if file.path.parent == repository.root() / "notebooks" and len(whole) == sum(

@@ -1,7 +1,8 @@
 """Which numbers in prose are backed by a record, and which are not.
 
 A measured number names its claim in a hidden comment right after it, `3.66<!--claim:ex3-rmse-->` (or
-`<!--claim:ex3-rmse:predicted-->`), a cited one its row of data/published.csv, `0.934<!--published:surprise-svd-->`.
+`<!--claim:ex3-rmse:predicted-->`), or its name in a figure's record, `1.14<!--number:00_ladder:mean-->`; a cited one
+its row of data/published.csv, `0.934<!--published:surprise-svd-->`.
 Any other decimal is reported. Code spans and blocks, LaTeX, links, versions and generated tables are exempt.
 """
 
@@ -9,9 +10,11 @@ import re
 from decimal import Decimal
 
 NUMBER = r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e-?\d+)?"
-TIED = re.compile(rf"({NUMBER})( ?%)?<!--(claim|published):([a-z0-9-]+)(?::(predicted))?-->")
+TIED = re.compile(
+    rf"({NUMBER})( ?%)?<!--(claim|number|published):((?:\d\d_[a-z0-9_]+:)?[a-z0-9-]+)(?::(predicted))?-->"
+)
 EXEMPT = [
-    r"<!-- (claims|peers): generated.*?<!-- \1: end -->",
+    r"<!-- (claims|counts|peers): generated.*?<!-- \1: end -->",
     r"```.*?```",
     r"`[^`\n]*`",
     r"\$\$.*?\$\$",
@@ -22,23 +25,23 @@ EXEMPT = [
 ]
 
 
-def problems(text: str, claims: dict[str, dict], published: dict[str, str]) -> list[str]:
+def problems(text: str, claims: dict[str, dict], numbers: dict[str, float], published: dict[str, str]) -> list[str]:
     """What is wrong with the numbers of a markdown text; an empty list when nothing is."""
     for pattern in EXEMPT:
         text = re.sub(pattern, " ", text, flags=re.DOTALL)
     found = []
     for number, percent, kind, name, predicted in TIED.findall(text):
-        if name not in (claims if kind == "claim" else published):
+        backed = {"claim": claims, "number": numbers, "published": published}[kind]
+        if name not in backed:
             found.append(f"{number}: there is no {kind} {name!r}")
             continue
-        known = published[name] if kind == "published" else claims[name]["predicted" if predicted else "measured"]
+        known = claims[name]["predicted" if predicted else "measured"] if kind == "claim" else backed[name]
         known = known[1] if isinstance(known, list) else known
         if not matches(number, float(known) * (100 if percent else 1)):
             found.append(f"{number}{percent}: the record of {kind} {name!r} says {known}")
     rest = TIED.sub(" ", text)
-    found += [
-        f"{m}: names no claim and no published value" for m in re.findall(r"(?<![\w.])\d*\.\d+(?![\w.]*\w)", rest)
-    ]
+    for untied in re.findall(r"(?<![\w.])\d*\.\d+(?![\w.]*\w)", rest):
+        found.append(f"{untied}: names no claim, no recorded number and no published value")
     return found
 
 

@@ -138,7 +138,6 @@ def page(title: str, *parts: str) -> str:
 def index(notebooks: dict, records: dict) -> str:
     """Each notebook's question and answer, its figures with captions and files, and its claims."""
     table = claims_table(records)
-    table["id"] = [claim["id"] for _, record in sorted(records.items()) for claim in record["claims"]]
     parts = ["<h1>mfkit</h1>", '<p><a href="README.html">What this is, how to run, extend and cite it</a></p>']
     for name, notebook in notebooks.items():
         question, answer = [*notebook.cells[0].source.split("\n\n"), ""][:2]
@@ -175,6 +174,6 @@ def card(id: str, caption: str, place: str) -> str:
 
 def row(claim: dict) -> str:
     cells = [html.escape(str(claim[key])) for key in COLUMNS]
-    cells[0] = f'<a href="notebooks/{claim["notebook"]}.html">{claim["notebook"][:2]}</a> {cells[0]}'
+    cells[2] = f'<a href="notebooks/{claim["notebook"]}.html">{claim["notebook"][:2]}</a> {cells[2]}'
     cells += [f'<a href="#{claim["figure"]}">{claim["figure"]}</a>', f'<a href="figures/{claim["figure"]}.csv">csv</a>']
     return f'<tr id="{claim["id"]}" class="{claim["verdict"]}"><td>' + "<td>".join(cells) + "</tr>"

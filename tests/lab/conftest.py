@@ -17,9 +17,12 @@ def saved(tmp_path, monkeypatch):
         fig, ax = plt.subplots()
         ax.plot([1, 2], label="a line")
         frame = pd.DataFrame({"x": list(data), "arm": ["a", "b", "c"]})
-        one = figures.claim("a-claim", "It is one.", **{"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim)
-        figures.save(fig, "00_test", frame, [one], "A line.", config=TrainConfig.textbook(), seeds=[0], timing=timing)
-        plt.close(fig)
+        one = figures.claim(
+            "prediction", "a-claim", "It is one.", **{"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim
+        )
+        figures.publish(
+            fig, "00_test", frame, [one], "A line.", config=TrainConfig.textbook(), seeds=[0], timing=timing
+        )
         return tmp_path / folder
 
     return save

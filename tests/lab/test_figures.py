@@ -31,11 +31,11 @@ def test_provenance(saved):
 
 def test_save_refuses_bad_ids(saved):
     fig, _ = plt.subplots()
-    one = figures.claim("a-claim", "Something.", 1, 1)
+    one = figures.claim("prediction", "a-claim", "Something.", 1, 1)
     with pytest.raises(ValueError, match="got 'phase_diagram'"):
-        figures.save(fig, "phase_diagram", pd.DataFrame(), [one], "")
+        figures.publish(fig, "phase_diagram", pd.DataFrame(), [one], "")
     with pytest.raises(ValueError, match="ids of their own"):
-        figures.save(fig, "00_test", pd.DataFrame(), [one, replace(one, statement="Else.")], "")
+        figures.publish(fig, "00_test", pd.DataFrame(), [one, replace(one, statement="Else.")], "")
     plt.close(fig)
 
 
@@ -69,7 +69,7 @@ def test_without_a_checkout_figures_go_to_the_current_folder(tmp_path, monkeypat
     monkeypatch.setattr(repository, "PLACE", installed)
     monkeypatch.chdir(here)
     fig, _ = plt.subplots()
-    figures.save(fig, "00_test", pd.DataFrame({"x": [1]}), [], "Nothing.")
+    figures.publish(fig, "00_test", pd.DataFrame({"x": [1]}), [], "Nothing.")
     plt.close(fig)
     assert list(installed.iterdir()) == []
     assert records.load(here / "figures")["00_test"]["notebook"] is None

@@ -30,14 +30,14 @@ from mfkit.lab import records
     ],
 )
 def test_verdicts(predicted, measured, tolerance, verdict):
-    assert records.claim("a-claim", "Something.", predicted, measured, tolerance).verdict == verdict
+    assert records.claim("prediction", "a-claim", "Something.", predicted, measured, tolerance).verdict == verdict
 
 
 def test_bad_claims_are_refused():
     with pytest.raises(ValueError, match="id must be lower-case-with-dashes, got 'A claim'"):
-        records.claim("A claim", "Something.", 1, 1)
+        records.claim("prediction", "A claim", "Something.", 1, 1)
     with pytest.raises(ValueError, match="predicted must be"):
-        records.claim("a", "Something.", ("~", 1), 1)
+        records.claim("prediction", "a", "Something.", ("~", 1), 1)
 
 
 @pytest.mark.parametrize(

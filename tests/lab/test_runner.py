@@ -13,11 +13,9 @@ from mfkit import repository
 from mfkit.lab import records, runner
 
 SAVE = """
-claims = [figures.claim("{id}", "Two is two.", 2.0, {measured}, 0.5, repeat=0.01)]
+claims = [figures.claim("prediction", "{id}", "Two is two.", 2.0, {measured}, 0.5, repeat=0.01)]
 fig, ax = plt.subplots()
-figures.save(fig, "00_{id}", pd.DataFrame({{"x": [1.0, 2.0]}}), claims, "A caption.")
-plt.close(fig)
-figures.verdicts(claims)"""
+figures.publish(fig, "00_{id}", pd.DataFrame({{"x": [1.0, 2.0]}}), claims, "A caption.")"""
 IMPORTS = "import matplotlib.pyplot as plt\nimport pandas as pd\nfrom mfkit.lab import figures"
 NEEDS_DATA = {"tags": ["needs-data"]}
 
@@ -25,7 +23,7 @@ NEEDS_DATA = {"tags": ["needs-data"]}
 @pytest.fixture
 def project(checkout):
     """A checkout whose only notebook makes the figure 00_two and, from downloaded ratings, 00_data; as committed."""
-    start, end = runner.README_TABLE
+    start, end = runner.README_COUNTS
     (checkout / "README.md").write_text(f"# A project\n\n{start}\n{end}\n")
     write(checkout, IMPORTS, SAVE.format(id="two", measured=2.0), (SAVE.format(id="data", measured=2.0), NEEDS_DATA))
     assert runner.reproduce(runner.choose([]), update=True) == 0
@@ -149,7 +147,7 @@ Read them in order.
 def two_notebooks(checkout):
     for name in ("00_first", "20_last"):
         nbformat.write(new_notebook(), checkout / "notebooks" / f"{name}.ipynb")
-    (checkout / "README.md").write_text(README.format(*runner.README_TABLE))
+    (checkout / "README.md").write_text(README.format(*runner.README_COUNTS))
     return checkout
 
 
