@@ -19,7 +19,7 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from mfkit import repository
-from mfkit.lab import records
+from mfkit.lab import exercises, records
 from mfkit.lab.runner import NEEDS_DATA, data_figures, data_problem
 from mfkit.movielens import data_dir
 
@@ -59,6 +59,7 @@ class RecordsItem(pytest.Item):
         committed, made = repository.root() / "figures", Path(SCRATCH.name)
         ids = records.load(committed).keys() | records.load(made).keys()
         problems = records.problems(committed, made, {id for id in ids if id[:2] == self.path.stem[:2]} - skipped)
+        problems += exercises.problems(committed, made, self.path.stem[:2])
         assert not problems, "\n".join(problems)
 
     def repr_failure(self, excinfo):

@@ -185,8 +185,8 @@ def _under(about: dict[str, Any], claims: Sequence[Claim]) -> str:
 
 def _same_everywhere(id: str, claims: Sequence[Claim]) -> str:
     """Verdicts and predictions without what was measured: text that must not differ between machines."""
-    rows = table(claims)
-    lines = [f"{row.verdict} {row.kind} {row.Index}: predicted {row.predicted}" for row in rows.itertuples()]
+    rows = table(claims).reset_index().to_dict("records")
+    lines = [f"{row['verdict']} {row['kind']} {row['id']}: predicted {row['predicted']}" for row in rows]
     return "\n".join([f"Figure {id}", *lines])
 
 

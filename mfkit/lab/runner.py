@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mfkit import repository
 from mfkit.files import replacing
-from mfkit.lab import records
+from mfkit.lab import exercises, records
 from mfkit.movielens import data_dir, fetch
 
 NEEDS_DATA = "needs-data"
@@ -79,6 +79,8 @@ def reproduce(notebooks: list[Path], *, update: bool = False) -> int:
             put_in_place(executed, made, ids, keep=keep)
         else:
             failed += records.problems(committed, made, ids)
+            for path in executed:
+                failed += exercises.problems(committed, made, path.stem[:2])
     for problem in failed:
         print(f"\nDIFFERS: {problem}", file=sys.stderr)
     if failed:
@@ -161,6 +163,11 @@ def put_in_place(executed: dict[Path, nbformat.NotebookNode], made: Path, ids: s
                 elif id not in old or not old[id]["timing"]:
                     with replacing(target) as partial:
                         shutil.copyfile(made / target.name, partial)
+        for old_answer in (committed / "answers").glob(f"{path.stem[:2]}.*.json"):
+            old_answer.unlink()
+        for answer in sorted((made / "answers").glob(f"{path.stem[:2]}.*.json")):
+            (committed / "answers").mkdir(exist_ok=True)
+            _write(committed / "answers" / answer.name, answer.read_text(encoding="utf-8"))
     known = records.load(committed)
     _write(readme.with_name("CLAIMS.md"), records.claims_markdown(known))
     _write(readme, with_counts(readme.read_text(encoding="utf-8"), known))

@@ -12,14 +12,13 @@ from mfkit.lab import figures, runner
 def saved(tmp_path, monkeypatch):
     """A function that saves one small figure into a named folder, with changes to its claim or data."""
 
-    def save(folder: str, data=(1.0, 2.0, math.nan), timing=False, **claim):
+    def save(folder: str, data=(1.0, 2.0, math.nan), timing=False, numbers=None, **claim):
         monkeypatch.setenv("MFKIT_FIGURES", str(tmp_path / folder))
         fig, ax = plt.subplots()
         ax.plot([1, 2], label="a line")
         frame = pd.DataFrame({"x": list(data), "arm": ["a", "b", "c"]})
-        one = figures.claim(
-            "prediction", "a-claim", "It is one.", **{"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim
-        )
+        given = {"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim
+        one = figures.claim(given.pop("kind", "prediction"), "a-claim", "It is one.", **given)
         figures.publish(
             fig, "00_test", frame, [one], "A line.", config=TrainConfig.textbook(), seeds=[0], timing=timing
         )

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mfkit import repository
@@ -36,6 +37,8 @@ def test_verdicts(predicted, measured, tolerance, verdict):
 def test_bad_claims_are_refused():
     with pytest.raises(ValueError, match="id must be lower-case-with-dashes, got 'A claim'"):
         records.claim("prediction", "A claim", "Something.", 1, 1)
+    with pytest.raises(ValueError, match="or 'target', got 'guess'"):
+        records.claim("guess", "a", "Something.", 1, 1)
     with pytest.raises(ValueError, match="predicted must be"):
         records.claim("prediction", "a", "Something.", ("~", 1), 1)
 
@@ -65,6 +68,24 @@ def test_a_missing_or_new_figure_is_reported(saved, tmp_path):
     old = saved("old")
     assert records.problems(old, tmp_path / "empty", ["00_test"]) == ["00_test: not made again"]
     assert records.problems(tmp_path / "empty", old, ["00_test"]) == ["00_test: made, but not committed"]
+
+
+def test_a_changed_number_or_kind_is_reported(saved):
+    old, new = saved("old"), saved("new", kind="fitted", numbers={"mean": 1.1})
+    assert records.problems(old, new, ["00_test"]) == [
+        "00_test: number mean was 1.0, is 1.1 (tolerance 0.02)",
+        "00_test: claim a-claim kind prediction, now fitted (tolerance 0.02)",
+    ]
+
+
+def test_counts_never_add_up_kinds(saved):
+    table = records.claims_table(records.load(saved("a")))
+    other = table.assign(kind="target", verdict="FAILS")
+    counted = records.counts(pd.concat([table, table, other]))
+    assert [line.split("|")[1:] for line in counted.splitlines()[2:]] == [
+        [" prediction ", f" {records.KINDS['prediction']} ", " 2 ", " 0 ", ""],
+        [" target ", f" {records.KINDS['target']} ", " 0 ", " 1 ", ""],
+    ]
 
 
 def test_timings_are_never_compared(saved):
@@ -118,7 +139,7 @@ def test_claims_are_printed_figure_by_figure(saved, capsys):
     records.print_claims(records.load(saved("a")), skipped=["00_z", "00_b"])
     assert capsys.readouterr().out == (
         "\n00_three_examples · figure 00_test\n"
-        "  HOLDS  predicted 1 ± 0.01 rel., measured 1.001\n"
+        "  HOLDS  prediction: predicted 1 ± 0.01 rel., measured 1.001\n"
         "         It is one.\n"
         "\nfigure 00_b: skipped, it needs downloaded ratings\n"
         "\nfigure 00_z: skipped, it needs downloaded ratings\n"

@@ -48,11 +48,12 @@ def bytes_of(project):
 def test_reproducing_leaves_the_project_as_it_is_and_updating_twice_gives_the_same_bytes(project, capsys):
     (project / "figures" / ".00_two.json.4711.partial").write_text("{")  # somebody else is writing: no record yet
     before = bytes_of(project)
-    assert "Two is two." in (project / "README.md").read_text()
+    assert "| prediction |" in (project / "README.md").read_text()
+    assert "Two is two." in (project / "CLAIMS.md").read_text()
     assert runner.reproduce(runner.choose(["00"])) == 0
     assert bytes_of(project) == before
     printed = capsys.readouterr().out
-    assert "HOLDS  predicted 2 ± 0.5 rel., measured 2" in printed
+    assert "HOLDS  prediction: predicted 2 ± 0.5 rel., measured 2" in printed
     assert "1 notebooks, 2 figures: as committed" in printed
     assert runner.reproduce(runner.choose([]), update=True) == 0
     assert bytes_of(project) == before
