@@ -23,7 +23,7 @@ NEEDS_DATA = {"tags": ["needs-data"]}
 @pytest.fixture
 def project(checkout):
     """A checkout whose only notebook makes the figure 00_two and, from downloaded ratings, 00_data; as committed."""
-    start, end = runner.README_COUNTS
+    start, end = (mark.format("counts") for mark in runner.README_BLOCK)
     (checkout / "README.md").write_text(f"# A project\n\n{start}\n{end}\n")
     write(checkout, IMPORTS, SAVE.format(id="two", measured=2.0), (SAVE.format(id="data", measured=2.0), NEEDS_DATA))
     assert runner.reproduce(runner.choose([]), update=True) == 0
@@ -148,7 +148,7 @@ Read them in order.
 def two_notebooks(checkout):
     for name in ("00_first", "20_last"):
         nbformat.write(new_notebook(), checkout / "notebooks" / f"{name}.ipynb")
-    (checkout / "README.md").write_text(README.format(*runner.README_COUNTS))
+    (checkout / "README.md").write_text(README.format(*runner.README_BLOCK))
     return checkout
 
 
