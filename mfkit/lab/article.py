@@ -19,7 +19,8 @@ def table() -> pd.DataFrame:
     """What a reader wants of it: the sentence, the verdict with its condition, the notebook; indexed by number."""
     found = rows().set_index("number")
     found["we find"] = found["verdict"] + ": " + found["condition"]
-    return found.rename(columns={"paraphrase": "the article says"})[["the article says", "we find", "notebook"]]
+    columns = {"paraphrase": "the article says", "we find": "we find", "notebook": "notebook"}
+    return found.rename(columns=columns).reindex(columns=list(columns.values()))
 
 
 def markdown() -> str:
