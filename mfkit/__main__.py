@@ -6,7 +6,9 @@ python -m mfkit claims                            print the committed claims
 python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
 python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
 python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor
-python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need"""
+python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need
+python -m mfkit eject                             print standalone/mf.py: one file of plain torch, to copy
+python -m mfkit cite 05_phase_diagram             what to write in a paper about one figure"""
 
 import sys
 import traceback
@@ -23,7 +25,7 @@ STATUS = """exit status:
   1  something differs from what is committed, a notebook raised, or the doctor's finding is high
   2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a build() that raises
 
-All but doctor and sizes work on the checkout of the repository that mfkit runs from."""
+All but doctor, eject and sizes work on the checkout of the repository that mfkit runs from."""
 
 PACKAGES = {  # of the dev extra, and who needs them
     "reproduce": ("ipykernel", "nbclient", "nbformat", "papermill"),
@@ -32,6 +34,7 @@ PACKAGES = {  # of the dev extra, and who needs them
     "new": ("nbclient", "nbformat"),
     "book": ("nbconvert", "nbformat"),
     "claims": (),
+    "cite": ("yaml",),
 }
 
 
@@ -57,6 +60,8 @@ def command_line() -> Parser:
     commands.add_parser("claims", help="print the table of committed claims")
     commands.add_parser("new", help="lay out a notebook").add_argument("name", metavar="NN_my_question")
     commands.add_parser("book", help="make web pages of all notebooks")
+    commands.add_parser("cite", help="what to write in a paper about one figure").add_argument("id", metavar="FIGURE")
+    commands.add_parser("eject", help="print matrix factorization in one file of plain torch")
     examine = commands.add_parser("doctor", help="what is wrong with a model of yours")
     examine.add_argument("target", metavar="module:build")
     sizes = commands.add_parser("sizes", help="the memory and time that a problem of these sizes will need")
@@ -87,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
         return examine(options.target)
     if options.command == "sizes":
         return print_sizes(options, parser)
+    if options.command == "eject":
+        print(Path(__file__).with_name("standalone.py").read_text(encoding="utf-8"), end="")
+        return 0
     try:
         repository.root()
     except repository.NoRepositoryError as error:
@@ -111,6 +119,14 @@ def publish(options: Namespace, parser: Parser) -> int:
         out = repository.root() / "book" / "_build"
         book.build(out)
         print(out / "index.html")
+        return 0
+    if options.command == "cite":
+        from mfkit.lab import cite
+
+        try:
+            print(cite.citation(options.id))
+        except ValueError as error:
+            parser.exit(2, f"{parser.prog} cite: {error}\n")
         return 0
     try:
         return notebooks(options)
