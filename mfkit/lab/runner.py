@@ -28,7 +28,7 @@ def choose(names: list[str]) -> list[Path]:
     notebooks = sorted((repository.root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     known = [path.stem for path in notebooks]
     for name in names:
-        if not any(stem.startswith(name) for stem in known):
+        if not name or not any(stem.startswith(name) for stem in known):
             raise ValueError(f"no notebook starts with {name!r}; there are {', '.join(known) or 'none'}")
     return [path for path in notebooks if path.stem.startswith(tuple(names or [""]))]
 
