@@ -71,7 +71,10 @@ def fit_als(
     generator = torch.Generator().manual_seed(integer("seed", seed, least=0))
     if delta is not None:
         delta = number("delta", delta, above=0)
-    l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
+    given = l2
+    l2 = _settle_l2(model, ratings, given, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
+    if given is not None:
+        doubt_scale(model, ratings, l2)
     mean, scale = model.mean.item(), model.scale.item()
     delta = delta or (ratings.spread or 1.0) / scale
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
@@ -120,9 +123,7 @@ def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, o
         model.use_units(ratings)
         with bar("fit_als finds l2", "sweep", PILOT_SWEEPS) as shown:
             l2 = choose_l2(model, ratings, one_sweep, PILOT_SWEEPS)
-    else:
-        l2 = number("l2", l2, least=0)
-        doubt_scale(model, ratings, l2)
+    l2 = number("l2", l2, least=0)
     model.meet(ratings, l2 or None)
     return l2
 
