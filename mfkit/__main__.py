@@ -15,6 +15,7 @@ import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawTextHelpFormatter
 from decimal import Decimal
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,8 @@ from mfkit import repository
 STATUS = """exit status:
   0  fine
   1  something differs from what is committed, a notebook raised, or the doctor's finding is high
-  2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a build() that raises
+  2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a full disk, a folder
+     that cannot be written to, a build() that raises
 
 All but doctor, eject and sizes work on the checkout of the repository that mfkit runs from."""
 
@@ -86,6 +88,9 @@ def size(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status, as STATUS says; SystemExit(2), after a line on stderr, for what cannot run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without letters such as ± shows a question mark
+            stream.reconfigure(errors="replace")
     parser = command_line()
     options = parser.parse_args(arguments)
     if options.command == "doctor":
@@ -103,7 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         remedy = f'pip install -e ".[dev]" in {repository.root()}, or make there'
         parser.exit(2, f"{parser.prog} {options.command} needs {', '.join(missing)}, not installed here: {remedy}\n")
-    return publish(options, parser)
+    try:
+        return publish(options, parser)
+    except OSError as error:  # a full disk, a folder that cannot be written to
+        parser.exit(2, f"{parser.prog} {options.command}: {error}. Every file is whole, old or new; run it again\n")
 
 
 def publish(options: Namespace, parser: Parser) -> int:
