@@ -49,7 +49,7 @@ oldest: .venv-oldest/ready ## the unit tests on the oldest versions that pyproje
 	.venv-oldest/bin/python -m pytest tests
 
 clean: ## remove caches and what was built; downloaded ratings and environments stay
-	rm -rf book/_build build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf book build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name '.venv*' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the environments; downloaded ratings stay

@@ -31,6 +31,7 @@ from mfkit.doctor.look import look_at_batch, look_at_memory
 from mfkit.losses import LOSSES
 from mfkit.model import MatrixFactorization
 from mfkit.objective import model_inside
+from mfkit.progress import bar
 
 __all__ = ["WORDS", "Diagnosis", "Finding", "diagnose", "main"]
 
@@ -103,8 +104,10 @@ def _examine(case: Case) -> Diagnosis:
     findings += [*ids_out_of_range(reply), *prediction_shape(reply)]
     if seen is not None:
         examined += f": {seen.description}"
-        for judge in JUDGES:
-            findings += judge(case, seen)
+        with bar("diagnose", "question", total=len(JUDGES)) as shown:
+            for judge in JUDGES:
+                findings += judge(case, seen)
+                shown.update()
     return Diagnosis(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)), examined)
 
 
