@@ -118,7 +118,7 @@ def test_everything_that_takes_long_has_one(look):
     assert names(lambda: mfkit.fit_als(model(), train)) == {"fit_als finds l2", "fit_als"}
     assert names(lambda: mfkit.sample_posterior(model(), train, samples=2, burn_in=1)) == {"sample_posterior"}
     assert names(lambda: mfkit.tune(train, validation, config=config, n_trials=2)) == {"search"}
-    assert names(lambda: mfkit.diagnose(model(), train)) == {"diagnose"}
+    assert names(lambda: mfkit.diagnose(model(), train, batch_size=64)) == {"diagnose"}
 
 
 @somebody_looks
