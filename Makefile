@@ -29,8 +29,9 @@ lint: .venv/ready ## style (ruff) and types (basedpyright)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --project . --pythonpath $(BIN)/python
 
-lab: .venv/ready ## the first notebook in JupyterLab
-	$(BIN)/jupyter lab notebooks/00_three_examples.ipynb
+lab: .venv/ready ## JupyterLab on working copies of the notebooks, in play/: git stays clean
+	$(BIN)/python -m mfkit play
+	$(BIN)/jupyter lab play/00_three_examples.ipynb
 
 book: .venv/ready ## all notebooks, figures and claims as web pages in book/_build
 	$(BIN)/python -m mfkit book

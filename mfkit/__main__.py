@@ -1,4 +1,7 @@
 """python -m mfkit reproduce [NN ...] [--update]     run notebooks, compare every record, print the claims
+python -m mfkit reproduce NN --set name=value --out DIR        run one with other parameters; nothing committed changes
+python -m mfkit play                              working copies of the notebooks in play/, for JupyterLab
+python -m mfkit keep play/NN_question.ipynb       make a working copy the committed notebook, run anew
 python -m mfkit claims                            print the committed claims
 python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
 python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
@@ -10,6 +13,7 @@ import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawTextHelpFormatter
 from decimal import Decimal
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 from mfkit import repository
@@ -22,7 +26,9 @@ STATUS = """exit status:
 All but doctor and sizes work on the checkout of the repository that mfkit runs from."""
 
 PACKAGES = {  # of the dev extra, and who needs them
-    "reproduce": ("ipykernel", "nbclient", "nbformat"),
+    "reproduce": ("ipykernel", "nbclient", "nbformat", "papermill"),
+    "play": ("nbclient", "nbformat", "papermill"),
+    "keep": ("ipykernel", "nbclient", "nbformat", "papermill"),
     "new": ("nbclient", "nbformat"),
     "book": ("nbconvert", "nbformat"),
     "claims": (),
@@ -42,6 +48,12 @@ def command_line() -> Parser:
     run = commands.add_parser("reproduce", help="run the notebooks and compare what they make with what is committed")
     run.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all when none is given")
     run.add_argument("--update", action="store_true", help="put new notebooks, figures and records in place")
+    run.add_argument("--set", action="append", metavar="NAME=VALUE", help="another value of a notebook's parameter")
+    run.add_argument("--out", type=Path, metavar="DIR", help="where a run with other parameters goes")
+    commands.add_parser("play", help="lay out working copies of the notebooks, which git ignores")
+    commands.add_parser("keep", help="keep a working copy").add_argument(
+        "path", type=Path, metavar="play/NN_question.ipynb"
+    )
     commands.add_parser("claims", help="print the table of committed claims")
     commands.add_parser("new", help="lay out a notebook").add_argument("name", metavar="NN_my_question")
     commands.add_parser("book", help="make web pages of all notebooks")
@@ -100,19 +112,30 @@ def publish(options: Namespace, parser: Parser) -> int:
         book.build(out)
         print(out / "index.html")
         return 0
-    from mfkit.lab import runner
-
-    if options.command == "new":
-        try:
-            runner.new(options.name)
-        except ValueError as error:
-            parser.error(str(error))
-        return 0
     try:
-        notebooks = runner.choose(options.notebooks)
+        return notebooks(options)
     except ValueError as error:
         parser.error(str(error))
-    return runner.reproduce(notebooks, update=options.update)
+
+
+def notebooks(options: Namespace) -> int:
+    """The commands that run or lay out notebooks. ValueError for what cannot be meant."""
+    from mfkit.lab import play, runner
+
+    if options.command == "new":
+        runner.new(options.name)
+        return 0
+    if options.command == "play":
+        print(play.copies())
+        return 0
+    if options.command == "keep":
+        return play.keep(options.path.resolve())
+    chosen = runner.choose(options.notebooks)
+    if not options.set and not options.out:
+        return runner.reproduce(chosen, update=options.update)
+    if len(chosen) != 1 or options.update or not options.out:
+        raise ValueError("--set needs one notebook and --out, and no --update")
+    return play.variant(chosen[0], play.settings(options.set or []), options.out.resolve())
 
 
 def print_sizes(options: Namespace, parser: Parser) -> int:
