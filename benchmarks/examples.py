@@ -3,7 +3,8 @@
 Two experiments that are too long for notebook 00, which draws them:
 
 1. Examples 1, 2 and 3 with 10,000 users, 5,000 items and 100 factors, on whole stars, the first until it is past its
-   best epoch. The article names no ratings, batch size or epochs: 500,000 ratings (1 % of the cells) and 1,024 are ours.
+   best epoch. The article names no ratings, batch size or epochs: 500,000 ratings (1 % of the cells) and 1,024 are
+   ours.
 2. The whole recipe with one part taken back, on the reference problem and on MovieLens latest-small: the epoch is
    chosen on the validation part, with patience and up to 150 epochs, so that nothing is judged before it is finished.
 

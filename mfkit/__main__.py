@@ -6,13 +6,16 @@ python -m mfkit claims                            print the committed claims
 python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
 python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
 python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor
-python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need"""
+python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need
+python -m mfkit eject                             print standalone/mf.py: one file of plain torch, to copy
+python -m mfkit cite 05_phase_diagram             what to write in a paper about one figure"""
 
 import sys
 import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawTextHelpFormatter
 from decimal import Decimal
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,9 +24,10 @@ from mfkit import repository
 STATUS = """exit status:
   0  fine
   1  something differs from what is committed, a notebook raised, or the doctor's finding is high
-  2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a build() that raises
+  2  it cannot run: wrong usage, no checkout of the repository, a package that is not installed, a full disk, a folder
+     that cannot be written to, a build() that raises
 
-All but doctor and sizes work on the checkout of the repository that mfkit runs from."""
+All but doctor, eject and sizes work on the checkout of the repository that mfkit runs from."""
 
 PACKAGES = {  # of the dev extra, and who needs them
     "reproduce": ("ipykernel", "nbclient", "nbformat", "papermill"),
@@ -32,6 +36,7 @@ PACKAGES = {  # of the dev extra, and who needs them
     "new": ("nbclient", "nbformat"),
     "book": ("nbconvert", "nbformat"),
     "claims": (),
+    "cite": ("yaml",),
 }
 
 
@@ -57,6 +62,8 @@ def command_line() -> Parser:
     commands.add_parser("claims", help="print the table of committed claims")
     commands.add_parser("new", help="lay out a notebook").add_argument("name", metavar="NN_my_question")
     commands.add_parser("book", help="make web pages of all notebooks")
+    commands.add_parser("cite", help="what to write in a paper about one figure").add_argument("id", metavar="FIGURE")
+    commands.add_parser("eject", help="print matrix factorization in one file of plain torch")
     examine = commands.add_parser("doctor", help="what is wrong with a model of yours")
     examine.add_argument("target", metavar="module:build")
     sizes = commands.add_parser("sizes", help="the memory and time that a problem of these sizes will need")
@@ -81,12 +88,18 @@ def size(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status, as STATUS says; SystemExit(2), after a line on stderr, for what cannot run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without letters such as ± shows a question mark
+            stream.reconfigure(errors="replace")
     parser = command_line()
     options = parser.parse_args(arguments)
     if options.command == "doctor":
         return examine(options.target)
     if options.command == "sizes":
         return print_sizes(options, parser)
+    if options.command == "eject":
+        print(Path(__file__).with_name("standalone.py").read_text(encoding="utf-8"), end="")
+        return 0
     try:
         repository.root()
     except repository.NoRepositoryError as error:
@@ -95,7 +108,10 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         remedy = f'pip install -e ".[dev]" in {repository.root()}, or make there'
         parser.exit(2, f"{parser.prog} {options.command} needs {', '.join(missing)}, not installed here: {remedy}\n")
-    return publish(options, parser)
+    try:
+        return publish(options, parser)
+    except OSError as error:  # a full disk, a folder that cannot be written to
+        parser.exit(2, f"{parser.prog} {options.command}: {error}. Every file is whole, old or new; run it again\n")
 
 
 def publish(options: Namespace, parser: Parser) -> int:
@@ -111,6 +127,14 @@ def publish(options: Namespace, parser: Parser) -> int:
         out = repository.root() / "book" / "_build"
         book.build(out)
         print(out / "index.html")
+        return 0
+    if options.command == "cite":
+        from mfkit.lab import cite
+
+        try:
+            print(cite.citation(options.id))
+        except ValueError as error:
+            parser.exit(2, f"{parser.prog} cite: {error}\n")
         return 0
     try:
         return notebooks(options)

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from mfkit import losses
-from mfkit.checks import function, integer, number, one_of
+from mfkit.checks import function, integer, number, one_of, shown
 from mfkit.data import Ratings
 from mfkit.evaluate import check_fit
 from mfkit.initializers import factor_std, spectral_start
 from mfkit.model import MatrixFactorization
 from mfkit.progress import bar
-from mfkit.recipe import choose_l2
+from mfkit.recipe import choose_l2, doubt_scale
 
 PILOT_SWEEPS = 8  # to find l2
 GATHER_BYTES = 4 * 2**20  # of Y at a time: what stays in a core's cache between the gather and the product
@@ -71,7 +71,10 @@ def fit_als(
     generator = torch.Generator().manual_seed(integer("seed", seed, least=0))
     if delta is not None:
         delta = number("delta", delta, above=0)
-    l2 = _settle_l2(model, ratings, l2, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
+    given = l2
+    l2 = _settle_l2(model, ratings, given, {"loss": loss, "delta": delta, "max_bytes": max_bytes})
+    if given is not None:
+        doubt_scale(model, ratings, l2)
     mean, scale = model.mean.item(), model.scale.item()
     delta = delta or (ratings.spread or 1.0) / scale
     problem = Problem(model, ratings, mean=mean, scale=scale, dtype=dtype, max_bytes=max_bytes)
@@ -102,15 +105,14 @@ def _check_choices(start: str, loss: str, sweeps: int, dtype: torch.dtype, on_sw
     one_of("loss", loss, ("mse", "huber"))
     integer("sweeps", sweeps, least=1)
     function("on_sweep", on_sweep)
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {shown(dtype)}")
 
 
 def _settle_l2(model: MatrixFactorization, ratings: Ratings, l2: float | None, options: dict) -> float:
     """`l2`, checked; where it is None, the recipe's, with a pilot of single sweeps. The model notes what it meets."""
     check_model(model, ratings)
-    if options["max_bytes"] is not None:
-        integer("max_bytes", options["max_bytes"], least=1)
+    working_bytes(options["max_bytes"], model.n_factors, columns(model))
 
     def one_sweep(pilot: nn.Module, part: Ratings, l2: float, sweep: int) -> None:
         assert isinstance(pilot, MatrixFactorization)
@@ -131,6 +133,22 @@ def check_model(model: MatrixFactorization, ratings: Ratings) -> None:
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model must be a MatrixFactorization, got {type(model).__name__}")
     check_fit(model, ratings, "ratings")
+
+
+def columns(model: MatrixFactorization) -> int:
+    """K, of Y: whole vector registers, as 11 columns take twice as long as 12."""
+    used = model.n_factors + 3 if model.user_bias is not None else model.n_factors + 1
+    return 4 * math.ceil(used / 4)
+
+
+def working_bytes(max_bytes: int | None, n_factors: int, K: int) -> int:
+    """max_bytes, 256 MB where it is None; ValueError for bytes that hold no solve."""
+    if max_bytes is None:
+        return 2**28
+    least = 64 * K * 8 + 4 * 8 * K**2
+    if integer("max_bytes", max_bytes, least=1) < least:
+        raise ValueError(f"max_bytes must be at least {least} for n_factors={n_factors}, got {max_bytes}")
+    return int(max_bytes)
 
 
 def _huber_sum(model: MatrixFactorization, ratings: Ratings, delta: float) -> float:
@@ -205,11 +223,8 @@ class Problem:
         self.d = model.n_factors
         self.k = self.d + 1 if self.biases else self.d
         self.target = self.k + 1 if self.biases else self.k  # the column of rating - mean in Y
-        self.K = 4 * math.ceil((self.target + 1) / 4)  # whole vector registers: 11 columns take twice as long as 12
-        self.max_bytes = 2**28 if max_bytes is None else integer("max_bytes", max_bytes, least=1)
-        least = 64 * self.K * 8 + 4 * 8 * self.K**2
-        if self.max_bytes < least:
-            raise ValueError(f"max_bytes must be at least {least} for n_factors={self.d}, got {max_bytes}")
+        self.K = columns(model)
+        self.max_bytes = working_bytes(max_bytes, self.d, self.K)
         ratings = ratings.to(device)
         users, items = ratings.users, ratings.items
         values = (ratings.values.to(dtype) - mean) / scale

@@ -9,14 +9,13 @@ A model without ids is asked by row numbers. X: (n, d + 1) rows (v, 1)    z = (u
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mfkit.checks import integer, number, shown, vector
+from mfkit.checks import LARGEST, integer, number, shown, vector
 from mfkit.data import Ratings
 
 Clip = tuple[float, float]
@@ -99,7 +98,7 @@ class Catalogue(nn.Module):
         """
         rows = torch.from_numpy(self.item_rows(items))
         values = vector("ratings", ratings).double()
-        if not len(values) == len(rows) > 0 or not values.isfinite().all():
+        if not len(values) == len(rows) > 0 or not (values.abs() <= LARGEST).all():
             raise ValueError(f"ratings must be one finite number an item, {len(rows)} in all, got {shown(ratings)}")
         if len(rows.unique()) < len(rows):
             raise ValueError(f"items must name each item once, got {shown(items)}")
@@ -164,9 +163,16 @@ def check_clip(clip: Clip | None) -> None:
     """Raises ValueError for what is neither None nor (lowest, highest) rating."""
     if clip is None:
         return
-    pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(isinstance(end, Real) for end in clip)
+    pair = isinstance(clip, tuple | list) and len(clip) == 2 and all(_is_end(end) for end in clip)
     if not pair or not clip[0] < clip[1]:
         raise ValueError(f"clip must be (lowest, highest) rating, got {shown(clip)}")
+
+
+def _is_end(end: object) -> bool:
+    """Whether it is a number that float32 holds, or infinite: no limit on that side."""
+    if isinstance(end, bool) or not isinstance(end, int | float | np.integer | np.floating):
+        return False
+    return end in (math.inf, -math.inf) or bool(-LARGEST <= end <= LARGEST)
 
 
 def clipped(predictions: Tensor, clip: Clip | None) -> Tensor:
@@ -181,6 +187,8 @@ def _rows(name: str, wanted: object, ids: np.ndarray | None, size: int) -> np.nd
     """The rows of these ids, (K,) int64; without ids, themselves. KeyError for one that is not there."""
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence | np.ndarray | pd.Series | pd.Index | Tensor):
         raise TypeError(f"{name}s must be a list of ids, got {shown(wanted)}")
+    if isinstance(wanted, Tensor) and wanted.layout != torch.strided:
+        raise TypeError(f"{name}s must be a list of ids or a dense tensor, got one with layout {wanted.layout}")
     asked = wanted.tolist() if isinstance(wanted, np.ndarray | Tensor | pd.Series | pd.Index) else list(wanted)
     if not asked:
         return np.zeros(0, dtype=np.int64)

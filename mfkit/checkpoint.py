@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mfkit import files
+from mfkit import checks, files
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
 from mfkit.objective import model_inside
@@ -74,9 +74,7 @@ class Checkpoint:
         ratings: Ratings,
         validation: Ratings | None,
     ) -> None:
-        self.path, self.optimizer, self.config = Path(path), optimizer, config
-        if not self.path.parent.is_dir():
-            raise ValueError(f"checkpoint={str(path)!r} must lie in a folder that exists")
+        self.path, self.optimizer, self.config = checks.new_file("checkpoint", path), optimizer, config
         self.model = model_inside(model)
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         self.trained = [names[p] for group in optimizer.param_groups for p in group["params"]]

@@ -7,8 +7,10 @@ booleans are not.
 """
 
 import math
+import os
 from collections.abc import Collection, Iterable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,6 +95,31 @@ def function(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a function or None, got {shown(value)}")
 
 
+def path(name: str, value: object) -> Path:
+    """A path, from text or what stands for one; TypeError for anything else, ValueError for text that names no file."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
+    if not str(value) or "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {shown(value)}")
+    return Path(value)
+
+
+def new_file(name: str, value: object) -> Path:
+    """A path that a file can be written to; errors as `path`, and ValueError for one in no folder, or for a folder."""
+    wanted = path(name, value)
+    if not wanted.parent.is_dir() or wanted.is_dir():
+        raise ValueError(f"{name}={str(value)!r} must be a file's name in a folder that exists")
+    return wanted
+
+
+def machine_bytes() -> float:
+    """The memory of this machine; infinite where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
 def tensor(name: str, value: object) -> Tensor:
     """A dense tensor of real numbers, itself; TypeError for anything else."""
     if not isinstance(value, Tensor):
@@ -142,6 +169,8 @@ def vector(name: str, value: object) -> Tensor:
         raise ValueError(f"{name} must have shape (N,), got {array.shape}")
     if array.dtype.kind in "bc":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value):  # numpy made it 0 or 1
+        raise TypeError(f"{name} must be real numbers, got a boolean among them")
     if array.dtype == np.longdouble:  # torch has no such dtype
         array = array.astype(np.float64)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

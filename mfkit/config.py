@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Self
 
+from mfkit.checks import shown
 from mfkit.losses import LOSSES
 from mfkit.optimizers import OPTIMIZERS
 
@@ -17,8 +18,8 @@ def one_of(known: Collection[str], default: str) -> Any:
     """A field that holds one of these words."""
 
     def check(name: str, value: object) -> object:
-        if value not in list(known):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
         return value
 
     return field(default=default, metadata={"check": check})

@@ -14,7 +14,7 @@ from mfkit import losses
 from mfkit.catalogue import Clip, check_clip, clipped
 from mfkit.checks import instance, integer
 from mfkit.data import Ratings
-from mfkit.looking import looking
+from mfkit.looking import ask, looking
 from mfkit.objective import embedding_tables, model_inside, unwrap
 
 
@@ -35,7 +35,7 @@ def check_fit(model: nn.Module, ratings: Ratings, name: str, *, trains: bool = F
     users, items, values = (column.to(device) for column in ratings.take(pairs).columns)
     with looking(model), table_sizes_checked(model, name), torch.set_grad_enabled(trains and torch.is_grad_enabled()):
         try:
-            prediction = model(users, items)
+            prediction = ask(model, users, items)
         except TableTooSmall:
             raise
         except IndexError as error:
@@ -84,6 +84,6 @@ def rmse(model: nn.Module, ratings: Ratings, clip: Clip | None = None, *, chunk:
     columns = (column.split(chunk) for column in ratings.columns)
     with looking(model):
         for users, items, values in zip(*columns, strict=True):
-            prediction = clipped(model(users, items), clip)
+            prediction = clipped(ask(model, users, items), clip)
             total += losses.error(prediction, values).cpu().double().square().sum().item()
     return math.sqrt(total / len(ratings))

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from mfkit import checks
+
 DIGEST_BYTES = hashlib.sha256().digest_size
 ZIP_FIRST_BYTES = b"PK"  # torch.save's own archive, which version 0.1.0 wrote as it is
 
@@ -50,9 +52,10 @@ def read(path: str | Path, first_line: bytes, name: str, made_by: str) -> Any:
 
     name: what the caller calls the path. made_by: who writes such files.
     """
+    path = checks.path(name, path)
     got = f"{name}={str(path)!r}"
     try:
-        content = Path(path).read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{got} must be a file that can be read, got: {error}") from error
     if content.startswith(ZIP_FIRST_BYTES):

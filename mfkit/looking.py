@@ -43,6 +43,18 @@ def looking(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def ask(model: nn.Module, users: Tensor, items: Tensor, *rows: dict[str, Tensor]) -> Any:
+    """model(users, items): what a forward raises passes through, with a note of whose it is and what it was asked."""
+    try:
+        return model(users, items, *rows)
+    except Exception as error:
+        note = f"raised by the forward of {type(model).__name__}, asked for {len(users)} pairs"
+        if len(users) == 1:
+            note += "; if it cannot do with one (BatchNorm), want a batch_size that leaves no last batch of one"
+        error.add_note(note)
+        raise
+
+
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """model.train(training) inside the block; afterwards each submodule is in the mode it was in before."""

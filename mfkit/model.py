@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mfkit import saved
 from mfkit.catalogue import Catalogue, Clip, check_clip, clipped
-from mfkit.checks import boolean, instance, integer, number, vector
+from mfkit.checks import boolean, instance, integer, machine_bytes, number, vector
 from mfkit.data import Ratings
 from mfkit.initializers import factor_std
 from mfkit.looking import looking
@@ -63,6 +63,7 @@ class MatrixFactorization(Catalogue):
         biases, sparse = boolean("biases", biases), boolean("sparse", sparse)
         if n_factors == 0 and not biases:
             raise ValueError("n_factors=0 with biases=False leaves nothing to train; want n_factors >= 1 or biases")
+        _check_room(self.n_users, self.n_items, self.n_factors, biases)
         center = 0.0 if mean is None else number("mean", mean)
         unit = 1.0 if scale is None else number("scale", scale, above=0)
         self.register_buffer("mean", torch.tensor(center))
@@ -252,6 +253,17 @@ class MatrixFactorization(Catalogue):
             hint = "" if self.user_ids is None and self.item_ids is None else f"; {remedy}"
             raise IndexError(f"{name} must lie in [0, {size}), the model's rows, got {ids[wrong][0].item()}{hint}")
         return ids
+
+
+def _check_room(n_users: int, n_items: int, n_factors: int, biases: bool) -> None:
+    """ValueError for tables beyond the machine's memory, which the allocator would refuse without a name."""
+    if torch.get_default_device().type != "cpu":  # on "meta" they need none
+        return
+    of_a_row = torch.get_default_dtype().itemsize * (n_factors + biases) + 1  # and whether it was seen
+    needed, there = (n_users + n_items) * of_a_row, machine_bytes()
+    if needed > there:
+        sizes = f"n_users={n_users}, n_items={n_items}, n_factors={n_factors}"
+        raise ValueError(f"{sizes} must fit into memory, got tables of {needed:,} bytes for {there:,.0f} there are")
 
 
 def _split(ids: Tensor, chunk: int) -> tuple[Tensor, ...]:

@@ -23,6 +23,7 @@ SOURCES = {  # of ml-<name>.zip: the archive's sha256, and the table in it, whos
     "25m": ("8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa", "ml-25m/ratings.csv"),
     "32m": ("e4a68655d7386b8f95f2f2424b2ff975dfdd15ffd59e0d864a14dca43e99d6ee", "ml-32m/ratings.csv"),
 }
+LARGEST = 2**31  # bytes of a table; the largest edition's has 0.9e9
 LAYOUTS = {
     ".csv": {"sep": ",", "header": 0, "usecols": [0, 1, 2]},
     ".data": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
@@ -84,9 +85,12 @@ def fetch(name: str) -> Path:
 
 
 def read_archive(path: Path, member: str) -> Ratings:
-    """Parse this ratings table of an archive, in memory. ValueError where the archive does not hold it."""
+    """Parse this ratings table of an archive, in memory. ValueError where it is not there, or too large."""
     try:
         with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(member).file_size  # beyond which zipfile does not read
+            if size > LARGEST:
+                raise ValueError(f"{path} must hold a {member} of at most {LARGEST} bytes, got {size}")
             table = io.BytesIO(archive.read(member))
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} must be a zip archive with {member}, got: {error}") from error

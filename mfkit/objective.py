@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mfkit.config import TrainConfig
-from mfkit.looking import is_compiled
+from mfkit.looking import ask, is_compiled
 from mfkit.losses import LOSSES, power_sum
 from mfkit.model import MatrixFactorization
 
@@ -29,7 +29,7 @@ def objective(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], config: Tr
     if penalised and config.penalty == "per_rating":
         prediction, rows = prediction_and_rows(model, users, items)
     else:
-        prediction = model(users, items)
+        prediction = ask(model, users, items)
     options = {"delta": config.delta} if config.loss == "huber" else {}
     inside = model_inside(model)
     if isinstance(inside, MatrixFactorization):
@@ -122,15 +122,15 @@ def prediction_and_rows(model: nn.Module, users: Tensor, items: Tensor) -> tuple
         rows = inside.rows(users, items)
         ours = getattr(inside.forward, "__func__", None) is MatrixFactorization.forward
         if ours and unwrap(model) is inside:  # read once: a wrapper passes them on
-            return model(users, items, rows), list(rows.values())
-        return model(users, items), list(rows.values())
+            return ask(model, users, items, rows), list(rows.values())
+        return ask(model, users, items), list(rows.values())
     if is_compiled(model):
         raise TypeError(
             f"penalty='per_rating' with l2 or l1 cannot see which rows a compiled {type(inside).__name__} reads; "
             "want the model before torch.compile, penalty='per_table' or weight_decay"
         )
     with rows_read(inside) as watched:
-        prediction = model(users, items)
+        prediction = ask(model, users, items)
     return prediction, watched
 
 

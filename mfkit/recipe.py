@@ -16,13 +16,14 @@ All in units of the model's scale. With that l2 training does not overfit, so ne
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
 
 from mfkit.config import TrainConfig
-from mfkit.data import Ratings
+from mfkit.data import Ratings, RatingsWarning
 from mfkit.evaluate import rmse
 from mfkit.model import MatrixFactorization
 
@@ -30,6 +31,7 @@ EDGE_SHARE = 0.53  # l2 over the noise's edge
 ASIDE = 0.05  # share of the ratings that the pilot is not fitted to
 FIRST_NOISE = 0.8  # of the ratings' std: where the pilot begins
 FEWEST = 100  # ratings from which on a twentieth of them tells anything
+OFF_SCALE = 40  # times too large or too small, from which on a given l2 is taken to be meant for other ratings
 BATCHES_AN_EPOCH = 128
 SMALLEST_BATCH, LARGEST_BATCH = 32, 512
 
@@ -57,15 +59,42 @@ def choose_l2(model: nn.Module, ratings: Ratings, fit: Round, rounds: int) -> fl
     model: as it is before it is fitted; it stays so. Takes the memory of a copy. Of fewer than 100 ratings nothing can
     be set aside: there the noise is taken for four fifths of the ratings' std.
     """
-    unit = model.scale.item() if isinstance(model, MatrixFactorization) else 1.0
+    unit = _unit(model)
     noise = FIRST_NOISE * ratings.std / unit
     if len(ratings) >= FEWEST:
         fitted, aside = ratings.split((1 - ASIDE, ASIDE), seed=0)
         pilot = copy.deepcopy(model)
         for number in range(rounds):
-            fit(pilot, fitted, l2_for_noise(ratings, noise), number)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RatingsWarning)  # of an l2 that nobody gave
+                fit(pilot, fitted, l2_for_noise(ratings, noise), number)
             noise = math.sqrt(rmse(pilot, fitted) * rmse(pilot, aside)) / unit
     return l2_for_noise(ratings, noise)
+
+
+def doubt_scale(model: nn.Module, ratings: Ratings, l2: float) -> None:
+    """A RatingsWarning where a given per-rating l2 is in rating units and OFF_SCALE times off the formula's.
+
+    The formula's for ratings that are all noise, which is as strong as it gets, and without outliers. Nothing of
+    l2 = 0, nor of a model with another scale than 1: its l2 is in the unit that was chosen with it.
+    """
+    spread = ratings.spread
+    edge = l2_for_noise(ratings, spread)
+    if not l2 or not edge or _unit(model) != 1 or edge / OFF_SCALE <= l2 <= edge * OFF_SCALE:
+        return
+    off = f"{l2 / edge:,.0f} times" if l2 > edge else f"1/{edge / l2:,.0f} of"
+    warnings.warn(
+        f"l2={l2:g} is {off} {edge:.3g}, the formula's for ratings whose spread, {spread:.3g}, is all noise: a given "
+        "l2 is in rating units where the model's scale is 1, and fits one scale of ratings only; want l2=None, which "
+        f"computes it, or l2={l2 * spread:.2g} if it was meant for a spread of 1",
+        RatingsWarning,
+        stacklevel=4,
+    )
+
+
+def _unit(model: nn.Module) -> float:
+    """Of its l2, in rating units."""
+    return model.scale.item() if isinstance(model, MatrixFactorization) else 1.0
 
 
 def complete(config: TrainConfig, ratings: Ratings) -> TrainConfig:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfkit import files
+from mfkit import checks, files
 from mfkit.ids import row_ids
 
 FIRST_LINE = b"mfkit model 1\n"
@@ -24,9 +24,8 @@ FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def write(path: str | Path, parts: dict[str, Any]) -> None:
-    """The parts above, ids as arrays or None, written whole or not at all; ValueError for a path in no folder."""
-    if not Path(path).parent.is_dir() or Path(path).is_dir():
-        raise ValueError(f"path={str(path)!r} must be a file's name in a folder that exists")
+    """The parts above, ids as arrays or None, written whole or not at all; errors as `checks.new_file`."""
+    path = checks.new_file("path", path)
     texts = {}
     for name in ("user_ids", "item_ids"):
         ids = parts[name]

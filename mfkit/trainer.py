@@ -7,7 +7,6 @@ step; whoever calls it prints or plots.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mfkit.checkpoint import Checkpoint, read
-from mfkit.checks import boolean, function, shown
+from mfkit.checks import boolean, function, new_file
 from mfkit.clipping import clip_coefficient, clip_grad_norm_, grad_norm
 from mfkit.config import TrainConfig
 from mfkit.data import Ratings
@@ -32,7 +31,7 @@ from mfkit.model import MatrixFactorization
 from mfkit.objective import has_sparse_gradients, model_inside, objective
 from mfkit.optimizers import OPTIMIZERS, ROW_OPTIMIZERS, RowOptimizer
 from mfkit.progress import bar
-from mfkit.recipe import batch_size, choose_l2, complete
+from mfkit.recipe import batch_size, choose_l2, complete, doubt_scale
 
 COLUMNS = ["step", "epoch", "loss", "grad_norm", "clip_coef", "seconds", "validation_rmse"]
 MASKED_DEVICES = {"cuda"}  # where a diverged update is skipped on the device, so that no step waits for the host
@@ -65,11 +64,12 @@ def train(
     config = TrainConfig() if config is None else config
     check_run(model, ratings, validation, config)
     function("on_step", on_step)
+    check_checkpoint(checkpoint, resume)
     config = settle(model, ratings, config, saved_l2(checkpoint, resume))
     optimizer = make_optimizer(model, config)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     ratings = ratings.to(parameters[0].device)
-    saved = open_checkpoint(checkpoint, resume, model, optimizer, config, ratings, validation)
+    saved = Checkpoint(checkpoint, model, optimizer, config, ratings, validation) if checkpoint is not None else None
     records, best = saved.restore() if saved and saved.path.exists() else ([], None)
     history = History(records, config)
     steps = math.ceil(len(ratings) / batch_size(config, ratings))
@@ -213,7 +213,11 @@ class Recorder:
         self.step, self.start = last["step"], time.perf_counter() - last["seconds"]
 
     def before_update(self, epoch: int, loss: Tensor, norm: Tensor) -> None:
-        """Note a step; raises DivergenceError, or on CUDA sees to it that the update is skipped."""
+        """Note a step; raises DivergenceError, or on CUDA sees to it that the update is skipped.
+
+        Raises ValueError for a gradient that the optimizer cannot take: a model may look up rows in its own way.
+        """
+        check_gradients(self.optimizer)
         clip = self.config.clip_norm
         coefficient = clip_coefficient(norm, clip) if clip else self.unclipped
         numbers = torch.stack([number.float() for number in (loss.detach(), norm, coefficient)])
@@ -274,8 +278,10 @@ def settle(model: nn.Module, ratings: Ratings, config: TrainConfig, l2: float | 
             l2 = choose_l2(inside, ratings, one_epoch, PILOT_EPOCHS)
     if recipe:
         config = replace(config, l2=l2)
+    per_rating = config.l2 if config.penalty == "per_rating" and config.l2 else None
+    if per_rating and not recipe:
+        doubt_scale(inside, ratings, per_rating)
     if isinstance(inside, MatrixFactorization):
-        per_rating = config.l2 if config.penalty == "per_rating" and config.l2 else None
         inside.meet(ratings, per_rating, clear=recipe)
     return config
 
@@ -292,6 +298,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     return OPTIMIZERS[config.optimizer](parameters, fused=fused, **options)
 
 
+def check_gradients(optimizer: Optimizer) -> None:
+    """ValueError for a sparse gradient and an optimizer of torch's, which would raise a RuntimeError of its own."""
+    if isinstance(optimizer, RowOptimizer):
+        return
+    if any(p.grad is not None and p.grad.is_sparse for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            f"model must have dense gradients for the optimizer {type(optimizer).__name__}, got sparse ones "
+            "(F.embedding(sparse=True)?); want nn.Embedding(sparse=True), which train knows, or sparse=False"
+        )
+
+
 @contextmanager
 def training_mode(model: nn.Module, optimizer: Optimizer, seed: int) -> Iterator[None]:
     """Training mode, dropout's random numbers from `seed`, and rows caught up as they are read; then all as before."""
@@ -305,30 +322,19 @@ def training_mode(model: nn.Module, optimizer: Optimizer, seed: int) -> Iterator
         yield
 
 
-def open_checkpoint(
-    path: str | Path | None,
-    resume: bool,
-    model: nn.Module,
-    optimizer: Optimizer,
-    config: TrainConfig,
-    ratings: Ratings,
-    validation: Ratings | None,
-) -> Checkpoint | None:
-    """The run's checkpoint, if it is to have one; ValueError for a file that is there without `resume`."""
+def check_checkpoint(path: str | Path | None, resume: bool) -> None:
+    """ValueError or TypeError where no run can be saved so, or go on so; before anything of the model changes."""
+    resume = boolean("resume", resume)
     if path is None:
         if resume:
             raise ValueError("resume=True needs a checkpoint, got checkpoint=None")
-        return None
-    if Path(path).exists() and not resume:
+        return
+    if new_file("checkpoint", path).exists() and not resume:
         raise ValueError(f"checkpoint={str(path)!r} exists; want resume=True, or another name")
-    return Checkpoint(path, model, optimizer, config, ratings, validation)
 
 
 def saved_l2(path: str | Path | None, resume: bool) -> float | None:
     """The l2 of the run that is to be resumed, so that its pilot need not run again; None where there is none."""
-    boolean("resume", resume)
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"checkpoint must be a path, got {shown(path)}")
     if path is None or not resume or not Path(path).exists():
         return None
     return read(path)["config"].get("l2")

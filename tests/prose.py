@@ -14,7 +14,7 @@ TIED = re.compile(
     rf"({NUMBER})( ?%)?<!--(claim|number|published):((?:\d\d_[a-z0-9_]+:)?[a-z0-9-]+)(?::(predicted))?-->"
 )
 EXEMPT = [
-    r"<!-- (claims|counts|peers): generated.*?<!-- \1: end -->",
+    r"<!-- (article|counts|peers): generated.*?<!-- \1: end -->",
     r"```.*?```",
     r"`[^`\n]*`",
     r"\$\$.*?\$\$",

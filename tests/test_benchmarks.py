@@ -103,7 +103,7 @@ def test_the_committed_ratios_follow_from_the_committed_rows(peers):
 
 
 def test_the_readme_table_is_made_from_the_committed_rows(peers):
-    readme = (repository.root() / "README.md").read_text(encoding="utf-8")
+    readme = (repository.root() / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert peers.with_table(readme, committed("peers.json")) == readme
 
 

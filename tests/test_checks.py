@@ -74,6 +74,7 @@ def test_instances():
         ([[1, 2]], ValueError, r"must have shape \(N,\), got \(1, 2\)"),
         (np.ma.array([1, 2], mask=[0, 1]), ValueError, "must have no masked cells, got 1"),
         ([True], TypeError, "must be real numbers, got dtype bool"),
+        ([2.5, True], TypeError, "must be real numbers, got a boolean among them"),
         ([1j], TypeError, "must be real numbers, got dtype complex128"),
     ],
 )

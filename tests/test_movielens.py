@@ -95,6 +95,22 @@ def test_an_archive_without_its_table(cache, offline, monkeypatch):
         module.read_archive(path, module.SOURCES["1m"][1])
 
 
+def test_a_table_too_large_for_any_edition_is_not_unpacked(cache, offline, monkeypatch):
+    path, _ = make(cache, monkeypatch, "1m", "1::2::3::4")
+    monkeypatch.setattr(module, "LARGEST", 9)
+    with pytest.raises(ValueError, match=r"must hold a ml-1m/ratings.dat of at most 9 bytes, got 10"):
+        module.read_archive(path, module.SOURCES["1m"][1])
+
+
+def test_a_bomb_under_the_right_name_is_known_by_its_hash_and_not_opened(cache, offline, monkeypatch):
+    path, _ = make(cache, monkeypatch, "1m", "1::2::3::4")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(module.SOURCES["1m"][1], b"0" * 10_000_000)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(ValueError, match=r"must have sha256"):
+        movielens("1m")
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(KeyError, match=r"latest-small, 100k, 1m, 10m, 20m, 25m, 32m; got '5m'"):
         movielens("5m")

@@ -100,7 +100,7 @@ def installed(wheel, tmp_path_factory):
     return site, here
 
 
-@pytest.mark.parametrize("arguments", [["reproduce"], ["claims"], ["new", "12_x"], ["book"]])
+@pytest.mark.parametrize("arguments", [["reproduce"], ["claims"], ["new", "12_x"], ["book"], ["cite", "00_x"]])
 def test_outside_a_checkout_the_lab_says_what_it_needs(installed, arguments):
     site, here = installed
     before = sorted(site.rglob("*"))
@@ -151,6 +151,13 @@ def test_outside_a_checkout_the_doctor_works_without_packages_of_the_dev_extra(i
         assert done.returncode == status, done.stderr
         assert words in done.stdout
     shutil.rmtree(folder)
+
+
+def test_outside_a_checkout_eject_prints_the_one_file(installed):
+    site, here = installed
+    done = python("-c", BARE.format(names=DEV), "eject", cwd=here, PYTHONPATH=str(site))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (ROOT / "standalone" / "mf.py").read_text(encoding="utf-8")
 
 
 def test_a_missing_package_is_named_with_its_remedy():

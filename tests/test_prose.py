@@ -7,7 +7,7 @@ import pytest
 
 from mfkit import repository
 from mfkit.lab import records
-from mfkit.lab.runner import with_counts
+from mfkit.lab.runner import with_tables
 from tests import prose
 
 ROOT = repository.root()
@@ -37,9 +37,9 @@ def test_claims_have_ids_of_their_own():
     assert len(ids) == len(set(ids))
 
 
-def test_readme_counts_and_claims_are_made_from_the_records():
+def test_readme_tables_and_claims_are_made_from_the_records():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_counts(readme, RECORDS) == readme
+    assert with_tables(readme, RECORDS) == readme
     assert (ROOT / "CLAIMS.md").read_text(encoding="utf-8") == records.claims_markdown(RECORDS)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from mfkit import MatrixFactorization, Ratings, TrainConfig, fit_als, rmse, sample_posterior, synthetic, train
+from mfkit.data import RatingsWarning
 from mfkit.recipe import EDGE_SHARE, batch_size, choose_l2, complete, l2_for_noise
 
 QUICK = TrainConfig(epochs=6)
@@ -157,6 +159,46 @@ def test_a_given_l2_is_taken_at_its_word():
     model = fresh(part, scale=3.0)
     fit_als(model, part)
     assert (model.mean.item(), model.scale.item()) == (pytest.approx(part.mean), 3.0)
+
+
+def both_fits(model, part, **options):
+    """The sentences of a fit by gradients and of one by ALS, each with what was given."""
+    config = TrainConfig.textbook(lr=0.001, epochs=1, **options)
+    said = []
+    for fit in (lambda: train(model, part, config), lambda: fit_als(model, part, sweeps=1, l2=config.l2)):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            fit()
+        said.append([str(each.message) for each in seen if each.category is RatingsWarning])
+    return said
+
+
+@pytest.mark.parametrize(("scale", "times"), [(0.005, True), (0.25, False), (1, False), (4, False), (250, True)])
+def test_a_given_l2_of_another_scale_of_ratings_is_doubted(scale, times):
+    """All in rating units, as textbook code is."""
+    part, _ = problem(scale)
+    edge = l2_for_noise(part, part.spread)
+    off = f"{0.05 / edge:.0f} times" if scale < 1 else f"1/{edge / 0.05:.0f} of"
+    for said in both_fits(fresh(part, mean=part.mean), part, l2=0.05):
+        assert len(said) == int(times)
+        assert all(f"l2=0.05 is {off} {edge:.3g}, the formula's" in text for text in said)
+        assert all(f"want l2=None, which computes it, or l2={0.05 * part.spread:.2g} " in text for text in said)
+
+
+def test_where_no_l2_is_doubted():
+    part, _ = problem(250.0)
+    ours = fresh(part, mean=part.mean, scale=part.std)
+    assert both_fits(ours, part, l2=0.05) == [[], []]  # in units of the std
+    assert both_fits(fresh(part), part, l2=0.0) == [[], []]  # no penalty at all
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(fresh(part), part, TrainConfig.textbook(epochs=1, l2=0.05, penalty="per_table"))
+        train(fresh(part, scale=1.0), part, QUICK)  # the pilot's are nobody's
+        equal = Ratings(part.users, part.items, torch.ones(len(part)), part.n_users, part.n_items)
+        fit_als(fresh(part), equal, l2=0.05, sweeps=1)
+        values = problem()[0].values.clone()
+        values[:20] += 1000  # outliers are another matter
+        fit_als(fresh(part), part.with_values(values), l2=0.05, sweeps=1)
 
 
 def test_the_pilot_leaves_the_model_alone():

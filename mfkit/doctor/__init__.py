@@ -175,7 +175,7 @@ def _find(target: str) -> Callable:
     """The function that target, module:function, names; _NoSuchFunction where there is none."""
     name, _, function = target.partition(":")
     function = function or "build"
-    if not all(name.split(".")):  # nothing, or a relative name
+    if not all(part.isidentifier() for part in name.split(".")):  # nothing, a relative name, a path
         raise _NoSuchFunction(
             f"target must be module:function, as mine:build of mine.py in this folder, got {target!r}"
         )

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mfkit import predict
 from mfkit.data import Ratings
+from mfkit.looking import ask
 from mfkit.optimizers import RowOptimizer, RowSGD
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # prediction (B,), target (B,) -> (B,) or 0-d
@@ -39,7 +40,7 @@ class Case:
 
     def predict(self, model: nn.Module, pairs: Ratings) -> Tensor:
         """What the model, or a copy of it, says to these pairs, in units."""
-        return model(pairs.users, pairs.items) / self.unit
+        return ask(model, pairs.users, pairs.items) / self.unit
 
     def batch_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, reduced as in the training, without penalties: a 0-d tensor."""

@@ -6,7 +6,6 @@ Nothing here says whether that is good: judge.py does.    B: pairs in the batch 
 import copy
 import inspect
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from timeit import repeat
@@ -18,8 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mfkit import predict
+from mfkit.checks import machine_bytes, tensor
 from mfkit.data import Ratings
 from mfkit.doctor.case import Case
+from mfkit.looking import ask
 
 PROBE = 4096  # ratings that are predicted: the std of the predictions is then known to about a hundredth
 
@@ -113,12 +114,7 @@ def look_at_memory(case: Case) -> Memory:
 
 
 def _free_bytes(cuda: bool) -> float:
-    if cuda:
-        return torch.cuda.mem_get_info()[0]
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return math.inf
+    return torch.cuda.mem_get_info()[0] if cuda else machine_bytes()
 
 
 def look_at_batch(case: Case) -> tuple[Reply, Seen | None]:
@@ -129,7 +125,7 @@ def look_at_batch(case: Case) -> tuple[Reply, Seen | None]:
     watch = _Reads(model, probe)
     try:
         with torch.no_grad(), watch:
-            prediction = model(probe.users, probe.items)  # in rating units
+            prediction = tensor("prediction", ask(model, probe.users, probe.items))  # in rating units
     except IndexError:
         if watch.out_of_range is None:
             raise

@@ -19,15 +19,15 @@ def table() -> pd.DataFrame:
     """What a reader wants of it: the sentence, the verdict with its condition, the notebook; indexed by number."""
     found = rows().set_index("number")
     found["we find"] = found["verdict"] + ": " + found["condition"]
-    return found.rename(columns={"paraphrase": "the article says"})[["the article says", "we find", "notebook"]]
+    columns = {"paraphrase": "the article says", "we find": "we find", "notebook": "notebook"}
+    return found.rename(columns=columns).reindex(columns=list(columns.values()))
 
 
 def markdown() -> str:
-    """The same as a markdown table with links, for pages in the repository's root."""
+    """Sentence and verdict as a markdown table with links, for pages in the repository's root."""
     names = {path.stem[:2]: path.stem for path in (repository.root() / "notebooks").glob("[0-9][0-9]_*.ipynb")}
-    lines = ["| | The article says | We find | |", "|---|---|---|---|"]
+    lines = ["| | the article says | we find | |", "|---|---|---|---|"]
     for row in rows().to_dict("records"):
         link = f"[{row['notebook']}](notebooks/{names[row['notebook']]}.ipynb)"
-        found = f"**{row['verdict']}**: {row['condition']}"
-        lines.append(f"| {row['number']} | {row['paraphrase']} | {found} | {link} |")
+        lines.append(f"| {row['number']} | {row['paraphrase']} | {row['verdict']} | {link} |")
     return "\n".join(lines)

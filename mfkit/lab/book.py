@@ -43,9 +43,21 @@ addEventListener("hashchange", unfold); unfold()
 
 
 def build(out: Path) -> None:
-    """Write the whole book into `out`, which is emptied first."""
+    """Write the whole book into `out`, moved into place when it is whole; what was there before goes."""
+    partial, before = (out.with_name(f".{out.name}.{os.getpid()}.{state}.partial") for state in ("new", "old"))
+    try:
+        _write_all(partial)
+        if out.exists():
+            out.replace(before)
+        partial.replace(out)
+    finally:
+        for folder in (partial, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_all(out: Path) -> None:
+    """The book in a folder that does not exist yet."""
     root = repository.root()
-    shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(root / "figures", out / "figures", ignore=shutil.ignore_patterns(".*"))
     paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}

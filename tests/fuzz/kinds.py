@@ -117,6 +117,8 @@ def column(n: int | None, *, below: float = math.inf, integers: bool = False) ->
     def kind(value: Any) -> str:
         if isinstance(value, str | bytes | dict | set | Path) or callable(value):
             return BAD
+        if isinstance(value, list | tuple) and any(isinstance(x, bool) for x in value):
+            return BAD
         try:
             array = np.asarray(value.detach().numpy() if isinstance(value, Tensor) else value)
             if array.ndim != 1 or (n is not None and len(array) != n) or array.dtype.kind not in "iuf":

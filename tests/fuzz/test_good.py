@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import tempfile
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -108,6 +110,26 @@ def test_one_full_step_of_sgd(data):
         close(table, start - lr * 2 / N * gradient * start.any(), atol=1e-9)
     norm = 2 / N * math.sqrt(sum((g**2).sum() for g, table in zip(gradients, before, strict=True) if table.any()))
     close(history.frame["grad_norm"][0], norm, rtol=1e-5)
+
+
+@given(st.data())
+def test_a_resumed_run_is_the_one_that_never_stopped(data):
+    """Bit for bit, and with the same records: the optimizer's state is that of the last step, row-wise ones too."""
+    ratings, sparse = data.draw(problems()), data.draw(st.booleans())
+    whole, seed = data.draw(models(ratings)), data.draw(st.integers(0, 99))
+    for table in whole.children():
+        table.sparse = sparse
+    stopped = copy.deepcopy(whole)
+    options = data.draw(st.sampled_from([{"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9}]))
+    config = TrainConfig.textbook(lr=0.01, l2=0.1, batch_size=2, epochs=3, seed=seed, **options)
+    expected = good(mfkit.train, whole, ratings, config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/run"
+        good(mfkit.train, stopped, ratings, replace(config, epochs=data.draw(st.integers(1, 2))), checkpoint=path)
+        resumed = good(mfkit.train, stopped, ratings, config, checkpoint=path, resume=True)
+    for name, tensor in whole.state_dict().items():
+        np.testing.assert_array_equal(stopped.state_dict()[name], tensor, err_msg=name)
+    pd.testing.assert_frame_equal(resumed.frame.drop(columns="seconds"), expected.frame.drop(columns="seconds"))
 
 
 @given(st.data())

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from mfkit import als, frames, objective, optimizers
+from mfkit.checkpoint import Checkpoint
 from mfkit.model import MatrixFactorization
 from tests.fuzz import test_good
 
 rows, number_ids, half_sweep = MatrixFactorization.rows, frames.number_ids, als.Problem.half_sweep
+restore = Checkpoint.restore
 
 
 def transposed(self, users, items):
@@ -20,6 +22,13 @@ def transposed(self, users, items):
 
 def not_caught_up(self, p, group, rows):
     """The state of a row stays as it was when the row was last read."""
+
+
+def without_state(self):
+    """The weights are the saved run's, the optimizer begins anew."""
+    found = restore(self)
+    self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {}})
+    return found
 
 
 def numbered_from_the_end(column):
@@ -39,6 +48,7 @@ DEFECTS = {
     "a dropped ridge": (als.Problem, "half_sweep", without_ridge, "als_solves_the_normal_equations"),
     "a stale velocity": (optimizers.RowOptimizer, "catch_up", not_caught_up, "row_sgd_is_torch_s_dense_sgd"),
     "a stale decay": (optimizers.RowOptimizer, "catch_up", not_caught_up, "row_adam_is_an_adamw_for_each_row"),
+    "a stale state, resumed": (Checkpoint, "restore", without_state, "a_resumed_run_is_the_one_that_never_stopped"),
     "ids of other rows": (frames, "number_ids", numbered_from_the_end, "a_table_comes_back_with_its_ids"),
 }
 

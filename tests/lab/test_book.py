@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from mfkit import repository
+from mfkit.lab import book as book_module
 from mfkit.lab import records
 from mfkit.lab.book import build
 
@@ -55,6 +56,22 @@ def test_every_relative_link_and_image_resolves(book):
     pages_beside = ("index", "README", "CONTRIBUTING", "CHANGELOG", "data/README")
     assert len(pages) == len(list((repository.root() / "notebooks").glob("*.ipynb"))) + len(pages_beside)
     assert broken(pages) == []
+
+
+def test_a_build_that_ends_early_leaves_the_book_that_was_there(tmp_path, monkeypatch):
+    out = tmp_path / "_build"
+    out.mkdir()
+    (out / "index.html").write_text("the last one")
+    with monkeypatch.context() as patch:
+        patch.setattr(book_module, "notebook_page", None)
+        with pytest.raises(TypeError):
+            build(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["_build"]
+    assert [path.name for path in out.iterdir()] == ["index.html"]
+    monkeypatch.setattr(book_module, "notebook_page", lambda name, notebooks, records: name)
+    build(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["_build"]
+    assert "All figures" in (out / "README.html").read_text()
 
 
 def test_a_broken_link_is_seen(book):

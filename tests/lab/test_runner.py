@@ -1,12 +1,19 @@
 """The runner and the notebook guards, each shown to bite on a planted defect, in tiny checkouts."""
 
+import errno
+import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from mfkit import repository
@@ -18,12 +25,13 @@ fig, ax = plt.subplots()
 figures.publish(fig, "00_{id}", pd.DataFrame({{"x": [1.0, 2.0]}}), claims, "A caption.")"""
 IMPORTS = "import matplotlib.pyplot as plt\nimport pandas as pd\nfrom mfkit.lab import figures"
 NEEDS_DATA = {"tags": ["needs-data"]}
+UNLINK = Path.unlink
 
 
 @pytest.fixture
 def project(checkout):
     """A checkout whose only notebook makes the figure 00_two and, from downloaded ratings, 00_data; as committed."""
-    start, end = runner.README_COUNTS
+    start, end = (mark.format("counts") for mark in runner.README_BLOCK)
     (checkout / "README.md").write_text(f"# A project\n\n{start}\n{end}\n")
     write(checkout, IMPORTS, SAVE.format(id="two", measured=2.0), (SAVE.format(id="data", measured=2.0), NEEDS_DATA))
     assert runner.reproduce(runner.choose([]), update=True) == 0
@@ -90,6 +98,112 @@ def test_a_notebook_that_raises_makes_reproduce_fail(project, capsys):
     assert bytes_of(project) == before
 
 
+def test_a_notebook_that_does_not_end_is_named_and_the_others_run(project, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "CELL_SECONDS", 2)
+    write(project, "import time", "while True: time.sleep(0.1)")
+    assert runner.reproduce(runner.choose([]), update=True) == 1
+    assert "00_three_examples did not end: A cell timed out" in capsys.readouterr().err
+    write(project, "import os", "os.kill(os.getpid(), 9)")
+    (project / "notebooks" / "01_next.ipynb").write_bytes(notebook(project).read_bytes())
+    assert runner.reproduce(runner.choose([]), update=True) == 1
+    died = "did not end: its kernel died in code cell 2, killed from outside or out of memory"
+    printed = capsys.readouterr().err
+    assert f"DIFFERS: 00_three_examples {died}" in printed
+    assert f"DIFFERS: 01_next {died}" in printed
+
+
+@pytest.fixture
+def changed(project, tmp_path_factory):
+    """What `put_in_place` is given where both files of 00_two change, and 00_data is no longer made."""
+    write(project, IMPORTS, SAVE.format(id="two", measured=2.1))
+    made = tmp_path_factory.mktemp("scratch") / "figures"
+    made.mkdir()
+    executed, failed = runner.execute_all(runner.choose([]), made, skip_data=False)
+    assert failed == []
+    return executed, made, {"00_two", "00_data"}, set()
+
+
+@pytest.mark.parametrize("full", ["00_two.svg", "00_two.json"])
+def test_a_disk_that_is_full_while_putting_in_place_changes_nothing(project, changed, monkeypatch, full):
+    before = bytes_of(project)
+
+    def copyfile(source, target):
+        if full in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(runner.shutil, "copyfile", copyfile)
+    with pytest.raises(OSError, match="No space left on device"):
+        runner.put_in_place(*changed)
+    assert bytes_of(project) == before
+
+
+def test_a_kill_before_any_move_leaves_whole_files_and_the_next_update_does_the_rest(project, changed):
+    before = bytes_of(project)
+    runner.put_in_place(*changed)
+    after = bytes_of(project)
+    n_moves = 0
+    while True:
+        for path in project.rglob("*"):
+            if path.is_file():
+                path.unlink()
+        for path, content in before.items():
+            path.write_bytes(content)
+        killed = killed_before_move(n_moves, changed)
+        left = {path: content for path, content in bytes_of(project).items() if path.suffix != ".partial"}
+        assert all(content in (before.get(path), after.get(path)) for path, content in left.items())
+        records.load(project / "figures")
+        runner.put_in_place(*changed)
+        assert {path: content for path, content in bytes_of(project).items() if path.suffix != ".partial"} == after
+        if not killed:
+            break
+        n_moves += 1
+    assert n_moves == 10  # of a notebook, four files, the README; and the four that go
+
+
+def killed_before_move(number, changed) -> bool:
+    """Put in place, in a process that kills itself before its so many-th move or removal; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        moves = itertools.count()
+
+        def counted(move):
+            def run(path, *arguments, **options):
+                if not (move == UNLINK and path.suffix == ".partial") and next(moves) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return move(path, *arguments, **options)
+
+            return run
+
+        Path.replace, Path.unlink = counted(Path.replace), counted(UNLINK)
+        runner.put_in_place(*changed)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_updates_wait_for_each_other(project, changed):
+    """Else the last to write the README would leave out what the other has put in place since."""
+    before = bytes_of(project)
+    with ThreadPoolExecutor() as pool:
+        with FileLock(project / "figures" / ".lock"):
+            done = pool.submit(runner.put_in_place, *changed)
+            time.sleep(0.5)
+            assert not done.done()
+            assert {path: content for path, content in bytes_of(project).items() if path in before} == before
+        done.result(timeout=30)
+    assert bytes_of(project) != before
+
+
+def test_an_update_of_folders_that_cannot_be_written_to_is_refused_before_it_runs(project, capsys, monkeypatch):
+    monkeypatch.setattr(runner.os, "access", lambda folder, mode: folder.name != "figures")
+    monkeypatch.setattr(runner, "execute_all", None)
+    assert runner.reproduce(runner.choose([]), update=True) == 2
+    assert capsys.readouterr().err == (
+        f"Nothing was run, as {project / 'figures'} cannot be written to, which --update needs.\n"
+    )
+
+
 def test_without_data_its_cells_are_skipped_and_nothing_is_lost(project, capsys, monkeypatch):
     monkeypatch.setattr(runner, "data_problem", lambda: "cannot download it. Remedy: put it there")
     before = bytes_of(project)
@@ -148,7 +262,7 @@ Read them in order.
 def two_notebooks(checkout):
     for name in ("00_first", "20_last"):
         nbformat.write(new_notebook(), checkout / "notebooks" / f"{name}.ipynb")
-    (checkout / "README.md").write_text(README.format(*runner.README_COUNTS))
+    (checkout / "README.md").write_text(README.format(*runner.README_BLOCK))
     return checkout
 
 
