@@ -44,7 +44,6 @@ OLD = {  # not yet in the shape that the tests below ask for
     "01_memory",
     "02_mini_batches",
     "03_sparse",
-    "04_initialization",
     "05_explosion_and_clipping",
     "06_l2",
     "07_l1",
