@@ -46,7 +46,6 @@ OLD = {  # not yet in the shape that the tests below ask for
     "03_sparse",
     "04_initialization",
     "05_explosion_and_clipping",
-    "06_l2",
     "07_l1",
     "08_robust_losses",
     "09_tuning",
