@@ -1,4 +1,4 @@
-"""What the formulas say, before anything is trained. Partners of the same names in `measure` (one in notebook 08).
+"""What the formulas say, before anything is trained. Partners of the same names in `measure` (two in 06 and 08).
 
 m, n: users, items     d: factors     N: ratings     B: batch size     s1: the largest singular value
 """
@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import root_scalar
 from scipy.sparse.linalg import lsmr, svds
 from torch import Tensor, nn
@@ -124,6 +126,64 @@ def best_l2(ratings: Ratings, noise_std: float) -> float:
     """
     checks.instance("ratings", ratings, Ratings)
     return l2_for_noise(ratings, checks.number("noise_std", noise_std, least=0))
+
+
+def l2_curve(
+    n_users: int,
+    n_items: int,
+    n_ratings: int,
+    n_factors: int,
+    noise_std: float,
+    modes: ArrayLike,
+    bias_stds: tuple[float, float] = (0.0, 0.0),
+) -> pd.DataFrame:
+    """RMSE on new ratings over the per-rating l2 of a mean, biases and d factors, without training: one row an l2.
+
+        y_k = sqrt((x_k^2 + t^2 a) (x_k^2 + t^2 b)) / x_k    or t w_k       what the ratings show of direction k
+        c_k = (x_k^2 - t^4 a b / x_k^2) / y_k                or 0           the share of y_k that is not noise
+        t^2 = noise^2 + sum_k [x_k^2 - 2 c_k (y_k - h)+ + (y_k - h)+^2] + what the biases miss
+        l2  = h (1 - f),     f = sum_k (y_k - h)+ (y_k - c_k) / t^2 + (a + b) / (1 + h)
+
+    a = n_users / N, b = n_items / N: one over the mean ratings a row. modes: x_k, the singular values of the true
+    interaction over sqrt(n_users n_items), in rating units; where x_k^4 <= t^4 a b, a direction drowns. w: singular
+    values of pure noise of variance 1 / N (one seeded draw of the whole table). h: the threshold; t: the RMSE on new
+    ratings; f: freedom used up, so that t (1 - f) is the RMSE on the fitted ones. Biases: ridge regressions.
+    Sources: singular values of signal and noise, Benaych-Georges & Nadakuditi 2012; missing cells as more noise
+    (state evolution) for singular-value thresholding, Donoho, Gavish & Montanari 2013. Condition: many ratings a row,
+    pairs drawn whatever their rating, counts fairly even. An l2 so weak that t has no fixed point is left out.
+    Columns: l2, rmse, fitted_rmse, degree = sum_k (y_k - h)+ / (y_1 - h)+, NaN where nothing is left.
+    Raises ValueError or TypeError for sizes, stds or modes that cannot be.
+    """
+    m, n = checks.integer("n_users", n_users, least=1), checks.integer("n_items", n_items, least=1)
+    N, d = checks.integer("n_ratings", n_ratings, least=1), checks.integer("n_factors", n_factors, least=1)
+    noise = checks.number("noise_std", noise_std, above=0)
+    stds = [checks.number("bias_stds", std, least=0) for std in bias_stds]
+    x = np.sort(checks.vector("modes", modes).double().numpy())[::-1]
+    if len(x) > min(m, n) or (x <= 0).any():
+        raise ValueError(f"modes must be at most {min(m, n)} numbers above 0, got {checks.shown(modes)}")
+    a, b = m / N, n / N
+    w = np.linalg.svd(np.random.default_rng(0).standard_normal((m, n)) / math.sqrt(N), compute_uv=False)
+    rows, largest = [], 100 * math.sqrt(noise**2 + (x**2).sum() + sum(std**2 for std in stds))
+    for share in np.geomspace(0.05, 1.3, 40):
+        t, h = noise, 0.0
+        y = c = kept = np.zeros(1)
+        for _ in range(100):  # halves the distance each time
+            h = share * t * (math.sqrt(a) + math.sqrt(b))
+            seen = x[x**4 > t**4 * a * b][:d]
+            of_signal = np.sqrt((seen**2 + t**2 * a) * (seen**2 + t**2 * b)) / seen
+            y = np.r_[of_signal, t * w[: d - len(seen)]]
+            c = np.r_[(seen**2 - t**4 * a * b / seen**2) / of_signal, np.zeros(len(y) - len(seen))]
+            kept = np.maximum(y - h, 0)
+            missed = (x**2).sum() + (kept**2 - 2 * c * kept).sum()
+            for std, row in zip(stds, (a, b), strict=True):
+                missed += (h**2 * std**2 + t**2 * row) / (1 + h) ** 2
+            before, t = t, min((t + math.sqrt(noise**2 + missed)) / 2, largest)
+            if abs(t - before) < 1e-7 * t:
+                break
+        f = (kept * (y - c)).sum() / t**2 + (a + b) / (1 + h)
+        if t < largest and f < 1:
+            rows.append((h * (1 - f), t, t * (1 - f), kept.sum() / kept[0] if kept[0] else math.nan))
+    return pd.DataFrame(rows, columns=["l2", "rmse", "fitted_rmse", "degree"])
 
 
 def top_singular_value(ratings: Ratings, values: np.ndarray, penalty: str) -> float:

@@ -43,7 +43,6 @@ OLD = {  # not yet in the shape that the tests below ask for
     "01_memory",
     "02_mini_batches",
     "03_sparse",
-    "06_l2",
     "07_l1",
     "08_robust_losses",
     "09_tuning",
