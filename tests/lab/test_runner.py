@@ -273,7 +273,7 @@ def test_a_new_notebook_is_laid_out_linked_in_the_readme_and_runs(two_notebooks,
     assert re.findall(r"^\| \[(\d\d)\]\(notebooks/", readme, re.MULTILINE) == ["00", "12", "20"]
     assert "| [12](notebooks/12_my_own_question.ipynb) | My own question? | |\n" in readme
     text = (two_notebooks / "notebooks" / "12_my_own_question.ipynb").read_text()
-    assert "# My own question?" in text
+    assert "# 12 · My own question?" in text
     assert "NN" not in text
 
     assert runner.reproduce(runner.choose(["12"]), update=True) == 0
