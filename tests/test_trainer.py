@@ -534,3 +534,17 @@ def test_a_model_remembers_the_penalty_of_its_last_fit(with_strangers):
     assert model.l2 == 0.5
     train(model, with_strangers, TrainConfig.textbook(epochs=1))
     assert model.l2 is None
+
+
+def test_lr_under_sum_is_lr_times_the_batch_under_mean():
+    """SGD: the batch's sum is B times its mean, so the same program where every batch is whole."""
+    ratings, _ = problem()
+    whole = ratings.take(torch.arange(len(ratings) // 64 * 64))
+    trained = []
+    for lr, reduction in ((0.005, "sum"), (0.005 * 64, "mean")):
+        model = model_for(ratings, std=0.3)
+        config = replace(QUICK, optimizer="sgd", lr=lr, reduction=reduction, l2=0.02, batch_size=64, epochs=2)
+        train(model, whole, config)
+        trained.append([table.detach().clone() for table in model.parameters()])
+    assert close(*trained, rtol=1e-4, atol=1e-5)
+    assert not close(trained[0], [table.detach() for table in model_for(ratings, std=0.3).parameters()], rtol=1e-2)
