@@ -41,7 +41,6 @@ def test_shape(notebook):
 
 OLD = {  # not yet in the shape that the tests below ask for
     "00_three_examples",
-    "01_memory",
     "02_mini_batches",
     "03_sparse",
     "04_initialization",
