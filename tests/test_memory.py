@@ -11,7 +11,23 @@ from mfkit import measure, predict
 from tests.cells import from_notebook
 
 run_limited = from_notebook("01_memory.ipynb", "run_limited")
-saved_bytes = from_notebook("01_memory.ipynb", "saved_bytes")
+
+
+def saved_bytes(function, parameters=()) -> int:
+    """Bytes that autograd keeps alive for the backward pass of what `function()` computes.
+
+    Distinct storages, each counted whole and once; those of `parameters` are not counted, the data's are.
+    """
+    own, kept = {id(p.untyped_storage()) for p in parameters}, {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function()
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
 
 
 class Example(nn.Module):
@@ -79,6 +95,16 @@ def test_sparse_gradients_count_their_indices_and_values():
     step(model, *batch((1000, 500), 10))()
     found = measure.state_bytes(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert found == {"parameters": 4 * 1500 * 4, "gradients": 2 * 10 * (8 + 4 * 4), "state": 0}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_stays_does_not_know_the_batch(size):
+    """16 bytes a number with Adam: the claim about the article's model, at any size."""
+    model = Example(300, 200, 8)
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, *batch((300, 200), size))()
+    optimizer.step()
+    assert sum(measure.state_bytes(model, optimizer).values()) == 16 * 500 * 8 + 2 * 4  # two step counters
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -159,6 +185,28 @@ def test_full_product_needs_four_copies():
 
     assert saved_bytes(loss, model.parameters()) == 5 * m * n
     assert measure.peak_bytes(lambda: loss().backward()) == pytest.approx(16 * m * n, rel=0.01)
+
+
+def test_loss_over_all_cells_needs_no_matrix():
+    m, n = 300, 200
+    model = Example(m, n, 8).double()
+    U, V = model.users.weight, model.items.weight
+    cells = torch.randperm(m * n, generator=torch.Generator().manual_seed(0))[:500]
+    users, items, values = cells // n, cells % n, torch.ones(500, dtype=torch.float64)
+    dense = torch.zeros(m, n, dtype=torch.float64)
+    dense[users, items] = values
+
+    def with_matrix():
+        return ((dense - U @ V.T) ** 2).sum()
+
+    def without_matrix():
+        prediction = model(users, items)
+        return ((values - prediction) ** 2 - prediction**2).sum() + ((U.T @ U) * (V.T @ V)).sum()
+
+    torch.testing.assert_close(without_matrix(), with_matrix(), rtol=1e-12, atol=0)
+    for one, other in zip(*(torch.autograd.grad(f(), (U, V)) for f in (with_matrix, without_matrix)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert measure.peak_bytes(with_matrix) > 2 * measure.peak_bytes(without_matrix)
 
 
 def test_top_k_peak_does_not_depend_on_the_users():

@@ -40,7 +40,6 @@ def test_shape(notebook):
 
 
 OLD = {  # not yet in the shape that the tests below ask for
-    "01_memory",
     "03_sparse",
     "07_l1",
     "08_robust_losses",
