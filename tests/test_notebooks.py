@@ -47,7 +47,6 @@ OLD = {  # not yet in the shape that the tests below ask for
     "04_initialization",
     "06_l2",
     "07_l1",
-    "08_robust_losses",
     "09_tuning",
     "10_real_ratings",
     "11_your_own_model",
