@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from mfkit import losses, predict
 
+
 @pytest.mark.parametrize(("k", "known"), [(0.5, 0.792), (1.0, 0.903), (1.345, 0.950), (2.0, 0.990)])
 def test_efficiency_is_the_tabled_one(k, known):
     assert predict.huber_efficiency(k) == pytest.approx(known, abs=6e-4)
