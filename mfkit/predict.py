@@ -324,6 +324,43 @@ def huber_efficiency(k: float) -> float:
     return (1 - outside) ** 2 / (1 - outside - 2 * k * p + k * k * outside)
 
 
+def huber_variance(k: float, share: float, size: float) -> float:
+    """Variance of Huber's estimate of a middle over that of the noise, where some numbers are wrong; 1 + share size^2
+    is that of the mean. Times 1 / n for n numbers (Huber 1964, section 4: E[psi^2] / E[psi']^2).
+
+        e ~ (1 - share) N(0, 1) + share N(+-size, 1)           psi(e) = max(-k, min(e, k))
+
+    k: delta, size: of the wrong ones, both in units of the noise's std. share: of the wrong ones, from 0 up to 1.
+    Raises ValueError for a k that is not positive, a share outside [0, 1) or a negative size.
+    """
+    k, size = checks.number("k", k, above=0), checks.number("size", size, least=0)
+    if not 0 <= checks.number("share", share) < 1:
+        raise ValueError(f"share must lie in [0, 1), got {share!r}")
+    square, slope = 0.0, 0.0
+    for weight, middle in ((1 - share, 0.0), (share, size)):
+        low, high = -k - middle, k - middle
+        inside = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
+        at_low, at_high = (math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in (low, high))
+        squares = (1 + middle**2) * inside - (high * at_high - low * at_low) + 2 * middle * (at_low - at_high)
+        square += weight * (squares + k * k * (1 - inside))
+        slope += weight * inside
+    return square / slope**2
+
+
+def huber_break_even(share: float, k: float = 1.345) -> float:
+    """The size of wrong numbers, in units of the noise's std, beyond which Huber's variance is below the mean's.
+
+    Where `huber_variance(k, share, size)` = 1 + share size^2, to a thousandth; for a `share` of wrong numbers of either
+    sign. 0.1 where it lies below that, 100 where it lies above. Raises as `huber_variance`.
+    """
+    low, high = 0.1, 100.0
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        wins = huber_variance(k, share, middle) < 1 + share * middle**2
+        low, high = (low, middle) if wins else (middle, high)
+    return math.sqrt(low * high)
+
+
 def state_bytes(model: nn.Module, optimizer: str = "adam") -> dict[str, int]:
     """Bytes of parameters, gradients (dense) and optimizer state that stay for the whole training.
 

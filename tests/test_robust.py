@@ -8,9 +8,6 @@ import torch
 from scipy import integrate, stats
 
 from mfkit import losses, predict
-from tests.cells import from_notebook
-
-measured_efficiency = from_notebook("08_robust_losses.ipynb", "measured_efficiency")
 
 
 @pytest.mark.parametrize(("k", "known"), [(0.5, 0.792), (1.0, 0.903), (1.345, 0.950), (2.0, 0.990)])
@@ -33,11 +30,45 @@ def test_efficiency_goes_from_the_median_to_least_squares():
     assert values == sorted(values)
 
 
-def test_efficiency_measured_is_the_predicted_one():
-    assert measured_efficiency(1.0, n_ratings=200, replications=4000) == pytest.approx(
-        predict.huber_efficiency(1.0), rel=0.02
-    )
-    assert measured_efficiency(50.0, n_ratings=50, replications=500) == pytest.approx(1)
+@pytest.mark.parametrize(("k", "share", "size"), [(1.345, 0.05, 8.0), (0.7, 0.2, 2.0), (3.0, 0.01, 1.0)])
+def test_variance_among_wrong_numbers_is_its_integrals(k, share, size):
+    def density(e):
+        return (1 - share) * stats.norm.pdf(e) + share * stats.norm.pdf(e - size)  # psi is odd: one sign is enough
+
+    points = {"points": [-k, k, size], "limit": 200}
+    square = integrate.quad(lambda e: min(e * e, k * k) * density(e), -10, 20, **points)[0]
+    slope = integrate.quad(density, -k, k)[0]
+    assert predict.huber_variance(k, share, size) == pytest.approx(square / slope**2, rel=1e-6)
+
+
+def test_variance_without_wrong_numbers_is_one_over_efficiency():
+    for k in (0.5, 1.345, 4.0):
+        assert predict.huber_variance(k, 0.0, 3.0) == pytest.approx(1 / predict.huber_efficiency(k))
+
+
+def test_variance_measured_on_many_means():
+    """10,000 estimates from 100 numbers each, 5 of a hundred moved by +-6, by reweighting."""
+    rng = np.random.default_rng(0)
+    e = rng.standard_normal((10_000, 100)) + 6 * rng.choice([-1, 1], (10_000, 100)) * (rng.random((10_000, 100)) < 0.05)
+    middle = np.median(e, axis=1, keepdims=True)
+    for _ in range(30):
+        weight = np.minimum(1, 1.345 / np.abs(e - middle))
+        middle = (weight * e).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+    assert 100 * middle.var() == pytest.approx(predict.huber_variance(1.345, 0.05, 6.0), rel=0.05)
+    assert 100 * e.mean(1).var() == pytest.approx(1 + 0.05 * 36, rel=0.05)
+
+
+def test_break_even_is_where_both_variances_are_equal():
+    for share in (0.01, 0.2):
+        size = predict.huber_break_even(share, 1.0)
+        assert predict.huber_variance(1.0, share, size) == pytest.approx(1 + share * size**2, rel=2e-3)
+    assert predict.huber_break_even(0.01) > predict.huber_break_even(0.1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_variance_refuses(share):
+    with pytest.raises(ValueError, match=r"share must lie in \[0, 1\), got"):
+        predict.huber_variance(1.0, share, 2.0)
 
 
 @pytest.mark.parametrize("k", [0, -1.0, float("nan")])
