@@ -1,8 +1,7 @@
-"""`make browser-test`, by hand: headless Chromium looks at every notebook in the book, at its formulas (no other host can
-be reached), its search, its one printed sheet and three pages on a phone; then it opens notebook 00 in
-JupyterLab, clears its outputs, restarts the kernel and runs all cells. Needs Chromium or Chrome, in the PATH or as
-$CHROMIUM, and speaks its DevTools protocol over the websocket client that JupyterLab brings along. Screenshots go to
-book/_build/.
+"""`make browser-test`, by hand: headless Chromium, to which no other host answers, looks at every notebook in the book,
+at formulas, search, the one printed sheet and three pages on a phone; then it opens notebook 00 in JupyterLab, clears
+its outputs, restarts the kernel and runs all cells. Needs Chromium or Chrome, in the PATH or as $CHROMIUM, and speaks
+its DevTools protocol over the websocket client that JupyterLab brings along. Screenshots go to book/_build/.
 """
 
 import base64
@@ -185,6 +184,7 @@ def main() -> None:
             [
                 browser,
                 *(f"--{flag}" for flag in FLAGS.split()),
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 f"--remote-debugging-port={tools}",
                 f"--user-data-dir={scratch}/chromium",
                 "about:blank",

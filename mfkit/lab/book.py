@@ -35,10 +35,14 @@ MODULES = ("als", "clipping", "config", "data", "doctor", "evaluate", "gibbs", "
 MODULES += ("model", "movielens", "optimizers", "predict", "synthetic", "trainer", "tuning")
 SHEET = re.compile(r"^## One page to keep\n(?P<text>.*?)(?=^## )", re.MULTILINE | re.DOTALL)
 PRINT_IT = "Print it from the [book](#read-it-as-a-book). "
+ABOUT = "Why matrix factorization fails in PyTorch, and what mends it ([what this is](README.md)). "
 MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")  # what its one script may ask for
 STYLE = """html { --pst-header-height: 0rem }
 .bd-header { display: none !important } /* a second search box, and nothing else */
-table.dataframe { font-size: .85rem }
+.bd-main .bd-content .bd-article-container { max-width: 62rem }
+.bd-article table { font-size: .85rem }
+.bd-article table.dataframe tr[style*="left"] th { text-align: left }
+.bd-article pre { font-size: .8rem } /* 120 characters, on a wide screen */
 div.cell_output, .bd-article .pst-scrollable-table-container { overflow-x: auto }
 div.highlight-text pre { white-space: pre-wrap }
 """
@@ -48,10 +52,15 @@ SHEET_STYLE = """<style>
 .bd-article td { padding: .25rem .5rem; vertical-align: top }
 @media print {
   @page { size: A4 landscape; margin: 8mm }
-  .bd-article h1 { font-size: 13pt; margin: 0 }
+  #jb-print-docs-body { margin: 0; padding: 0 }
+  #jb-print-docs-body h1 { font-size: 13pt !important; margin: 0 !important; padding: 0 }
+  .bd-container, .bd-container__inner, .bd-main { min-height: 0 !important }
+  .bd-main .bd-content .bd-article-container { padding: 0; max-width: none }
   .bd-article p { font-size: 8pt; margin: 0 0 1mm }
-  .bd-article table, .bd-article table code { font-size: 7pt; line-height: 1.2 }
-  .bd-article td, .bd-article th { padding: .5mm 1mm }
+  .bd-article table, .bd-article table code { font-size: 8pt; line-height: 1.2 }
+  .bd-article td p, .bd-article th p { font-size: inherit; margin: 0 }
+  .bd-article td, .bd-article th { padding: .7mm 1mm }
+  .bd-article code { padding: 0; border: 0 }
   .prev-next-footer, .bd-footer-content, .bd-header-article, .bd-sidebar, .bd-footer { display: none !important }
 }
 </style>
@@ -93,7 +102,8 @@ def lay_out(source: Path, address: str | None) -> None:
     sheet = SHEET.search((source / "README.md").read_text(encoding="utf-8"))
     if sheet is None or PRINT_IT not in sheet["text"]:
         raise RuntimeError(f"README.md must have a section 'One page to keep' with {PRINT_IT!r}: the book's first page")
-    write(source / "index.md", f"# One page to keep\n\n{SHEET_STYLE}\n{sheet['text'].replace(PRINT_IT, '')}")
+    first = f"# One page to keep\n\n{SHEET_STYLE}\n{ABOUT}{sheet['text'].replace(PRINT_IT, '').lstrip()}"
+    write(source / "index.md", first)
     readme = (source / "README.md").read_text(encoding="utf-8")
     moved = "## One page to keep\n\nIt is this book's [first page](index.md), made to be printed on one sheet.\n\n"
     write(source / "README.md", readme.replace(sheet[0], moved))
