@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def oldest(pyproject: str) -> list[str]:
-    """name==version for each name>=version, or name>=version,<N, of dependencies and dev; ValueError for other forms."""
+    """name==version for each name>=version or name>=version,<N in dependencies and dev; ValueError for other forms."""
     project = tomllib.loads(pyproject)["project"]
     requirements = project["dependencies"] + project["optional-dependencies"]["dev"]
     for line in requirements:

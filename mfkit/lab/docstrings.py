@@ -5,6 +5,7 @@ name: what it is                              a list entry, with the lines inden
 anything else                                 a paragraph
 """
 
+import inspect
 import re
 from typing import Any
 
@@ -22,7 +23,17 @@ def setup(app: Any) -> dict[str, bool]:
 
 def rewrite(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Autodoc's hook: the lines of a docstring, changed in place."""
-    lines[:] = restructured("\n".join(lines)).splitlines()
+    text = "\n".join(lines)
+    if isinstance(obj, type):
+        text += "\n\n" + commented_fields(inspect.getsource(obj))
+    lines[:] = restructured(text).splitlines()
+
+
+def commented_fields(source: str) -> str:
+    """`name: comment` for each field of a class with a comment beside it, one a line."""
+    lines = re.split(r"^    (?:def|@)", source, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    found = (re.match(r" {4}(\w+): .*  # (.+)", line) for line in lines)
+    return "\n".join(f"{field[1]}: {field[2]}" for field in found if field)
 
 
 def restructured(docstring: str) -> str:

@@ -165,6 +165,7 @@ def test_claims_and_public_names_have_their_places(book):
     assert claims <= pages[out / "CLAIMS.html"].ids
     linked = {link for page in pages.values() for link in page.links if "CLAIMS.html#" in link}
     assert len(linked) > 5  # numbers in prose that name their claim
+    assert "passes over the ratings" in pages[out / "api" / "config.html"].text  # a comment beside a field
     for name in mfkit.__all__:
         thing = getattr(mfkit, name)
         if name in book_module.MODULES:
@@ -235,6 +236,19 @@ Raises ValueError."""
     )
     assert docstrings.restructured("") == "\n"
     assert docstrings.restructured("Alias for field number 0") == "\n"
+
+
+def test_comments_beside_fields_are_told():
+    source = """class Config:
+    \"\"\"Doc.\"\"\"
+
+    lr: float = number(5e-3, above=0)  # a step: one
+    quiet: int = 0
+
+    def run(self):
+        inside: int = 3  # not a field
+"""
+    assert docstrings.commented_fields(source) == "lr: a step: one"
 
 
 def test_a_number_that_names_its_claim_leads_to_it():
