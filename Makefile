@@ -33,7 +33,7 @@ lab: .venv/ready ## JupyterLab on working copies of the notebooks, in play/: git
 	$(BIN)/python -m mfkit play
 	$(BIN)/jupyter lab play/00_three_examples.ipynb
 
-book: .venv/ready ## all notebooks, figures and claims as web pages in book/_build
+book: .venv/ready ## all notebooks, claims, glossary and API as web pages in book/_build
 	$(BIN)/python -m mfkit book
 
 browser-test: .venv/ready ## in headless Chromium: notebook 00 in JupyterLab from top to bottom, and the book
@@ -49,7 +49,7 @@ oldest: .venv-oldest/ready ## the unit tests on the oldest versions that pyproje
 	.venv-oldest/bin/python -m pytest tests
 
 clean: ## remove caches and what was built; downloaded ratings and environments stay
-	rm -rf book build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf book/_build build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name '.venv*' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the environments; downloaded ratings stay

@@ -4,7 +4,7 @@ python -m mfkit play                              working copies of the notebook
 python -m mfkit keep play/NN_question.ipynb       make a working copy the committed notebook, run anew
 python -m mfkit claims                            print the committed claims
 python -m mfkit new NN_my_question                lay out a notebook to fill in, and link it in the README
-python -m mfkit book                              all notebooks, figures and claims as web pages in book/_build
+python -m mfkit book                              all notebooks, claims, glossary and API as web pages in book/_build
 python -m mfkit doctor module:build               diagnose what the reader's function builds, see mfkit.doctor
 python -m mfkit sizes --users M --items N --ratings R --factors D      what a problem of these sizes will need
 python -m mfkit eject                             print standalone/mf.py: one file of plain torch, to copy
@@ -34,7 +34,7 @@ PACKAGES = {  # of the dev extra, and who needs them
     "play": ("nbclient", "nbformat", "papermill"),
     "keep": ("ipykernel", "nbclient", "nbformat", "papermill"),
     "new": ("nbclient", "nbformat"),
-    "book": ("nbconvert", "nbformat"),
+    "book": ("jupyter_book", "nbformat", "sphinx-mathjax-offline"),
     "claims": (),
     "cite": ("yaml",),
 }

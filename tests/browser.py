@@ -1,12 +1,13 @@
-"""`make browser-test`, by hand: headless Chromium looks at every page of the book; then it opens notebook 00 in
-JupyterLab, clears its outputs, restarts the kernel and runs all cells. Needs Chromium or Chrome, in the PATH or as
-$CHROMIUM, and speaks its DevTools protocol over the websocket client that JupyterLab brings along. Screenshots go to
-book/_build/.
+"""`make browser-test`, by hand: headless Chromium, to which no other host answers, looks at every notebook in the book,
+at formulas, search, the one printed sheet and three pages on a phone; then it opens notebook 00 in JupyterLab, clears
+its outputs, restarts the kernel and runs all cells. Needs Chromium or Chrome, in the PATH or as $CHROMIUM, and speaks
+its DevTools protocol over the websocket client that JupyterLab brings along. Screenshots go to book/_build/.
 """
 
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -132,21 +133,34 @@ def notebook_runs(tab: Tab, url: str) -> None:
 
 
 def book_shows(tab: Tab, url: str) -> None:
-    pages = ["index.html", *sorted(f"notebooks/{path.name}" for path in (SHOTS / "notebooks").glob("*.html"))]
     count = 0
-    for page in pages:
-        tab.go(f"{url}/{page}")
+    notebooks = sorted((SHOTS / "notebooks").glob("*.html"))
+    for page in notebooks:
+        tab.go(f"{url}/notebooks/{page.name}")
         images = tab.value(IMAGES)
-        assert images, f"{page} shows no image"
-        assert all(ok for _, ok in images), (page, [src for src, ok in images if not ok])
+        assert images, f"{page.name} shows no image"
+        assert all(ok for _, ok in images), (page.name, [src for src, ok in images if not ok])
         count += len(images)
-        if page == "index.html":
-            tab.screenshot(SHOTS / "browser_index.png")
-    tab.go(f"{url}/index.html#ex3-final-rmse")
-    unfolded = "document.getElementById('ex3-final-rmse').closest('details').open && scrollY > 0"
-    until("a claim that a link names", lambda: tab.value(unfolded), 30)
-    tab.screenshot(SHOTS / "browser_claim.png")
-    print(f"book: {len(pages)} pages, all of {count} images shown")
+    tab.go(f"{url}/notebooks/{Path(NOTEBOOK).stem}.html")
+    until("formulas", lambda: tab.value("document.querySelectorAll('mjx-container').length > 5"), 30)
+    tab.screenshot(SHOTS / "browser_book.png")
+    tab.go(f"{url}/search.html?q=padding_idx")
+    until("search", lambda: tab.value("!!document.querySelector('#search-results a[href*=glossary]')"), 30)
+    tab.go(f"{url}/index.html")
+    tab.screenshot(SHOTS / "browser_index.png")
+    printed = base64.b64decode(tab.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+    sheets = len(re.findall(rb"/Type\s*/Page\b", printed))
+    assert sheets == 1, f"the page to keep is printed on {sheets} sheets"
+    for page in ("index", f"notebooks/{Path(NOTEBOOK).stem}", "book/api"):
+        tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        tab.go(f"{url}/{page}.html")
+        width = tab.value("document.documentElement.scrollWidth")
+        assert width <= 390, f"{page} is {width} pixels wide on a phone"
+        tab.screenshot(SHOTS / f"browser_phone_{Path(page).name}.png")
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    print(
+        f"book: {len(notebooks)} notebooks, all of {count} images shown; formulas, search, one printed sheet, a phone"
+    )
 
 
 def main() -> None:
@@ -170,6 +184,7 @@ def main() -> None:
             [
                 browser,
                 *(f"--{flag}" for flag in FLAGS.split()),
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 f"--remote-debugging-port={tools}",
                 f"--user-data-dir={scratch}/chromium",
                 "about:blank",

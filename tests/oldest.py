@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def oldest(pyproject: str) -> list[str]:
-    """name==version for each name>=version among dependencies and dev; ValueError for one of another form."""
+    """name==version for each name>=version or name>=version,<N in dependencies and dev; ValueError for other forms."""
     project = tomllib.loads(pyproject)["project"]
     requirements = project["dependencies"] + project["optional-dependencies"]["dev"]
     for line in requirements:
-        if not re.fullmatch(r"[\w.-]+>=[\d.]+", line):
+        if not re.fullmatch(r"[\w.-]+>=[\d.]+(,<\d+)?", line):
             raise ValueError(f"requirements in pyproject.toml must read name>=version, got {line!r}")
-    return [line.replace(">=", "==") for line in requirements]
+    return [line.split(",")[0].replace(">=", "==") for line in requirements]
 
 
 if __name__ == "__main__":

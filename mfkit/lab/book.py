@@ -1,52 +1,89 @@
-"""All notebooks as web pages, from their committed outputs; and an index with every figure and claim. `make book`
+"""The book: every notebook from its committed outputs, the pages around them, and the API, by Jupyter Book. `make book`
 
-The pages lie as the repository does (notebooks/, figures/, README.html), so relative links stay as they are but for
-their endings. Nothing is executed and nothing fetched; only a reader's browser asks the network, to set formulas.
+Its source is laid out in a temporary folder as the repository is (notebooks/, figures/, README.md), so that relative
+links stay as they are. Nothing is executed and nothing fetched, neither here nor by the reader's browser.
 """
 
-import copy
-import html
+import importlib
 import os
 import re
 import shutil
-from collections import Counter
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
-from nbconvert import HTMLExporter
-from nbconvert.filters import markdown2html
+import yaml
 
+import mfkit
 from mfkit import repository
-from mfkit.files import replacing
-from mfkit.lab.records import COLUMNS, claims_table, load
+from mfkit.lab.records import load
 
-EXPORTER = HTMLExporter(filters={"clean_html": lambda text: text})  # the notebooks are ours: half the time
-EXPORTER.log.setLevel("ERROR")  # it warns of pictures without a description: that comes below
-NO_ALT = "No description has been provided for this image"
-FILES = ("svg", "csv", "json")
-STYLE = """
-body { margin: 0 auto; max-width: 66rem; padding: 0 1rem 4rem; font: 1rem/1.5 system-ui, sans-serif; color: #222 }
-a { color: #0072B2 } img { max-width: 100% } pre { overflow-x: auto; background: #f6f6f6; padding: .6rem }
-table { border-collapse: collapse; font-size: .9rem } td, th { padding: .25rem .6rem; text-align: left }
-td, th { vertical-align: top; border-bottom: 1px solid #e5e5e5 } .FAILS { color: #D55E00 }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem }
-figure { margin: 0; font-size: .85rem } :target { background: #fff3d6 } summary { cursor: pointer; padding: .2rem 0 }"""
-BAR = """<style>.bar { font: .9rem system-ui, sans-serif; padding: .6rem 1rem; background: #f6f6f6 }
-.bar a, a code { color: #0072B2; text-decoration: underline }</style>"""
-UNFOLD = """<script>
-function unfold() {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1))), fold = target?.closest("details")
-  if (fold) { fold.open = true; target.scrollIntoView() }
+PAGES = (
+    "README.md",
+    "CLAIMS.md",
+    "LOG.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "benchmarks/README.md",
+)
+MODULES = ("als", "clipping", "config", "data", "doctor", "evaluate", "gibbs", "initializers", "losses", "measure")
+MODULES += ("model", "movielens", "optimizers", "predict", "synthetic", "trainer", "tuning")
+SHEET = re.compile(r"^## One page to keep\n(?P<text>.*?)(?=^## )", re.MULTILINE | re.DOTALL)
+PRINT_IT = "Print it from the [book](#read-it-as-a-book). "
+ABOUT = "Why matrix factorization fails in PyTorch, and what mends it ([what this is](README.md)). "
+MATHJAX = ("tex-chtml-full.js", "output/chtml/fonts/woff-v2")  # what its one script may ask for
+STYLE = """html { --pst-header-height: 0rem }
+.bd-header { display: none !important } /* a second search box, and nothing else */
+.bd-main .bd-content .bd-article-container { max-width: 62rem }
+.bd-article table { font-size: .85rem }
+.bd-article table.dataframe tr[style*="left"] th { text-align: left }
+.bd-article pre { font-size: .8rem } /* 120 characters, on a wide screen */
+div.cell_output, .bd-article .pst-scrollable-table-container { overflow-x: auto }
+div.highlight-text pre { white-space: pre-wrap }
+"""
+SHEET_STYLE = """<style>
+.bd-main .bd-content .bd-article-container { max-width: 75rem }
+.bd-article table { font-size: .8rem; line-height: 1.3 }
+.bd-article td { padding: .25rem .5rem; vertical-align: top }
+@media print {
+  @page { size: A4 landscape; margin: 8mm }
+  #jb-print-docs-body { margin: 0; padding: 0 }
+  #jb-print-docs-body h1 { font-size: 13pt !important; margin: 0 !important; padding: 0 }
+  .bd-container, .bd-container__inner, .bd-main { min-height: 0 !important }
+  .bd-main .bd-content .bd-article-container { padding: 0; max-width: none }
+  .bd-article p { font-size: 8pt; margin: 0 0 1mm }
+  .bd-article table, .bd-article table code { font-size: 8pt; line-height: 1.2 }
+  .bd-article td p, .bd-article th p { font-size: inherit; margin: 0 }
+  .bd-article td, .bd-article th { padding: .7mm 1mm }
+  .bd-article code { padding: 0; border: 0 }
+  .prev-next-footer, .bd-footer-content, .bd-header-article, .bd-sidebar, .bd-footer { display: none !important }
 }
-addEventListener("hashchange", unfold); unfold()
-</script>"""
+</style>
+"""
 
 
-def build(out: Path) -> None:
-    """Write the whole book into `out`, moved into place when it is whole; what was there before goes."""
+def build(out: Path, address: str | None = None) -> None:
+    """Write the whole book into `out`, moved into place when it is whole; what was there before goes.
+
+    address: the repository's public one, https://github.com/NAME/REPOSITORY, from which links to Binder and Colab are
+    made. None is the one in book/_config.yml; "" makes no such links.
+    Raises RuntimeError with what Jupyter Book said where it fails or warns, e.g. of a link that leads nowhere.
+    """
     partial, before = (out.with_name(f".{out.name}.{os.getpid()}.{state}.partial") for state in ("new", "old"))
     try:
-        _write_all(partial)
+        with tempfile.TemporaryDirectory(prefix="mfkit-book-") as scratch:
+            source = Path(scratch) / "source"
+            lay_out(source, address)
+            files = linked_files(source)
+            copy_all(files, source)  # Jupyter Book wants to see what is linked
+            shutil.move(run_builder(source), partial)
+        copy_all(files, partial)  # and links in tables, which it leaves alone, want to find it
+        copy_mathjax(partial / "_static" / "mathjax")
         if out.exists():
             out.replace(before)
         partial.replace(out)
@@ -55,137 +92,153 @@ def build(out: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_all(out: Path) -> None:
-    """The book in a folder that does not exist yet."""
+def lay_out(source: Path, address: str | None) -> None:
+    """The book's source in a folder that does not exist yet."""
     root = repository.root()
-    shutil.copytree(root / "figures", out / "figures", ignore=shutil.ignore_patterns(".*"))
-    paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
-    records = load(root / "figures")
-    (out / "notebooks").mkdir()
-    for name in notebooks:
-        write(out, f"notebooks/{name}.ipynb", notebook_page(name, notebooks, records))
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
-        text = (root / name).read_text(encoding="utf-8")
-        write(out, name, page(name, bar(name), markdown(text, name, notebooks, records)))
-    with replacing(out / "index.html") as partial:
-        partial.write_text(index(notebooks, records), encoding="utf-8")
+    shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("_*"))
+    claims = claim_ids()
+    for name in PAGES:
+        write(source / name, with_links((root / name).read_text(encoding="utf-8"), name, claims))
+    sheet = SHEET.search((source / "README.md").read_text(encoding="utf-8"))
+    if sheet is None or PRINT_IT not in sheet["text"]:
+        raise RuntimeError(f"README.md must have a section 'One page to keep' with {PRINT_IT!r}: the book's first page")
+    first = f"# One page to keep\n\n{SHEET_STYLE}\n{ABOUT}{sheet['text'].replace(PRINT_IT, '').lstrip()}"
+    write(source / "index.md", first)
+    readme = (source / "README.md").read_text(encoding="utf-8")
+    moved = "## One page to keep\n\nIt is this book's [first page](index.md), made to be printed on one sheet.\n\n"
+    write(source / "README.md", readme.replace(sheet[0], moved))
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        notebook = prepared(nbformat.read(path, as_version=4), f"notebooks/{path.name}", claims)
+        write(source / "notebooks" / path.name, nbformat.writes(notebook))
+    for name in MODULES:
+        members = "TrainConfig" if name == "config" else ""  # the rest there makes its fields
+        page = f"# mfkit.{name}\n\n```{{eval-rst}}\n.. automodule:: mfkit.{name}\n   :members: {members}\n"
+        write(source / "api" / f"{name}.md", page + "   :inherited-members: Module\n" * (name == "model") + "```\n")
+    write(source / "book" / "api.md", api_index())
+    write(source / "_static" / "book.css", STYLE)
+    shutil.copyfile(root / "book" / "_toc.yml", source / "_toc.yml")
+    write(source / "_config.yml", yaml.safe_dump(configuration(address)))
 
 
-def write(out: Path, source: str, text: str) -> None:
-    """A page in the place of `source`, links to sources pointing to their pages, and other files that it links."""
-    here = Path(source).parent
-    for link in re.findall(r'(?:href|src)="(?!#|[a-z]+:)([^"#]+)', text):
-        given, target = repository.root() / here / link, out / here / link
-        if given.is_file() and given.suffix not in (".ipynb", ".md") and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(given, target)
-    text = re.sub(r'(href="(?!#|[a-z]+:)[^"#]+\.)(?:ipynb|md)(?=["#])', r"\1html", text)
-    target = (out / source).with_suffix(".html")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as partial:
-        partial.write_text(text, encoding="utf-8")
+def write(path: Path, text: str) -> None:
+    """A text file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
-def notebook_page(name: str, notebooks: dict, records: dict) -> str:
-    notebook = copy.deepcopy(notebooks[name])
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = linked(cell.source, f"notebooks/{name}.ipynb", notebooks, records)
-    text, _ = EXPORTER.from_notebook_node(notebook, resources={"metadata": {"name": name}})
-    alts = iter([html.escape(alt) for cell in notebook.cells for alt in captions(cell, records)])
-    text = re.sub(f'(?<=alt="){NO_ALT}', lambda _: next(alts, "A picture without a caption"), text)
-    text = re.sub(r"<script src=[^>]*require[^>]*></script>", "", text)  # for widgets, of which there are none
-    names = list(notebooks)
-    around = [names[k] for k in (names.index(name) - 1, names.index(name) + 1) if 0 <= k < len(names)]
-    top = bar(f"notebooks/{name}.ipynb", *(f'<a href="{other}.ipynb">{other}</a>' for other in around))
-    own = [f'<a href="../index.html#{id}">{id}</a>' for id, record in records.items() if record["notebook"] == name]
-    text = re.sub(r"<body[^>]*>", lambda body: body[0] + top, text, count=1)
-    return text.replace("</body>", f'<div class="bar">Figures, their data and claims: {", ".join(own)}</div></body>')
+def configuration(address: str | None) -> dict:
+    """Jupyter Book's settings: book/_config.yml, without links to Binder and Colab where there is no address."""
+    settings = yaml.safe_load((repository.root() / "book" / "_config.yml").read_text(encoding="utf-8"))
+    repository_settings = settings["repository"]
+    repository_settings["url"] = repository_settings["url"] if address is None else address
+    if repository_settings["url"]:
+        parts = urlsplit(repository_settings["url"])
+        if parts.scheme != "https" or len(parts.path.strip("/").split("/")) != 2:
+            wanted = "https://github.com/NAME/REPOSITORY"
+            raise ValueError(f"address must read {wanted}, got {repository_settings['url']!r}")
+    else:
+        services = [key for key in settings["launch_buttons"] if key.endswith("_url")]
+        settings["launch_buttons"] |= dict.fromkeys(services, "")
+    return settings
 
 
-def captions(cell: nbformat.NotebookNode, records: dict) -> list[str]:
-    """For each picture that a cell shows, the caption of the figure that it saves, if one."""
-    saved = [records[id]["caption"] for id in re.findall(r"[\"'](\d\d_[a-z0-9_]+)[\"']", cell.source) if id in records]
-    shown = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-    return (saved + ["A picture without a caption"] * shown)[:shown]
+def claim_ids() -> set[str]:
+    return {claim["id"] for record in load(repository.root() / "figures").values() for claim in record["claims"]}
 
 
-def linked(text: str, source: str, notebooks: dict, records: dict) -> str:
-    """Markdown in which "notebook 04", the id of a figure and a number that names its claim are links."""
+def with_links(text: str, source: str, claims: set[str]) -> str:
+    """Markdown in which a number that names its claim leads to it: `4.2<!--claim:id-->`."""
     up = os.path.relpath(".", Path(source).parent)
-    path = {name[:2]: f"{up}/notebooks/{name}.ipynb" for name in notebooks}
-    claims = {claim["id"] for record in records.values() for claim in record["claims"]}
 
     def link(match: re.Match) -> str:
-        number, figure, value, claim = match["number"], match["figure"], match["value"], match["claim"]
-        if number in path:
-            return f"[{match[0]}]({path[number]})"
-        if figure in records:
-            return f"[{match[0]}]({up}/index.html#{figure})"
-        return f"[{value}]({up}/index.html#{claim})" if claim in claims else match[0]
+        known = match["claim"] in claims
+        return f'<a href="{up}/CLAIMS.html#{match["claim"]}">{match["value"]}</a>' if known else match[0]
 
-    number, figure = r"\b[Nn]otebook (?P<number>\d\d)\b", r"`(?P<figure>\d\d_[a-z0-9_]+)`"
-    claim = r"(?P<value>[-−]?[\d.,]*\d(?:e-?\d+)?(?: ?%)?)<!--claim:(?P<claim>[a-z0-9-]+)(?::predicted)?-->"
-    return re.sub(rf"\[[^\]]*\]\([^)]*\)|```.*?```|{figure}|`[^`\n]*`|{number}|{claim}", link, text, flags=re.S)
+    named = r"(?P<value>[-−]?[\d.,]*\d(?:e-?\d+)?(?: ?%)?)<!--claim:(?P<claim>[a-z0-9-]+)(?::predicted)?-->"
+    return re.sub(named, link, text)
 
 
-def markdown(text: str, source: str, notebooks: dict, records: dict) -> str:
-    """HTML of a markdown file, its headings' anchors as GitHub spells them."""
-    text = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(linked(text, source, notebooks, records)))
-    return re.sub(r'(<h\d id=")([^"]*)', lambda m: m[1] + re.sub(r"[^\w-]", "", m[2].lower()), text)
+def prepared(notebook: nbformat.NotebookNode, source: str, claims: set[str]) -> nbformat.NotebookNode:
+    """A notebook as Jupyter Book wants it: solutions folded, and pictures with the alt text of their outputs."""
+    number = Path(source).name[:2]
+    notebook.cells[0].source = re.sub(r"^# (?!\d\d · )", f"# {number} · ", notebook.cells[0].source)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_links(cell.source, source, claims)
+            continue
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags and "hide-input" not in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        alts = [output.metadata["image/png"]["alt"] for output in cell.outputs if "image/png" in output.get("data", {})]
+        if alts:
+            cell.metadata["mystnb"] = {"image": {"alt": " ".join(alts)}}
+    return notebook
 
 
-def bar(source: str, *more: str) -> str:
-    first = f'<a href="{os.path.relpath(".", Path(source).parent)}/index.html">All figures and claims</a>'
-    return f'{BAR}<div class="bar">{" · ".join([first, *more])}</div>'
+def api_index() -> str:
+    """The page above the modules: every public name of mfkit, and where it stands."""
+    lines = ["# API reference", "", "What `import mfkit` gives:", ""]
+    for name in mfkit.__all__:
+        thing = getattr(mfkit, name)
+        if name not in MODULES:
+            home = f"{thing.__module__}.{thing.__qualname__}"
+            lines.append(f"- {{py:obj}}`mfkit.{name} <{home}>`: {first_line(thing)}")
+    lines += [
+        "",
+        "## Modules",
+        "",
+        "`measure` and `predict` have functions of one name: what happens, and what a formula",
+    ]
+    lines += ["says. The others are read in the order that the [README](../README.md#the-module) gives.", ""]
+    for name in MODULES:
+        lines.append(f"- [mfkit.{name}](../api/{name}.md): {first_line(importlib.import_module(f'mfkit.{name}'))}")
+    return "\n".join(lines) + "\n"
 
 
-def page(title: str, *parts: str) -> str:
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+def first_line(thing: object) -> str:
+    """The first line of its docstring, as Markdown."""
+    return re.sub(r"([*_|<$\\])", r"\\\1", (thing.__doc__ or "").strip().splitlines()[0])
 
 
-def index(notebooks: dict, records: dict) -> str:
-    """Each notebook's question and answer, its figures with captions and files, and its claims."""
-    table = claims_table(records)
-    parts = ["<h1>mfkit</h1>", '<p><a href="README.html">What this is, how to run, extend and cite it</a></p>']
-    for name, notebook in notebooks.items():
-        question, answer = [*notebook.cells[0].source.split("\n\n"), ""][:2]
-        question = html.escape(re.sub(r"^# (\d\d · )?", "", question))
-        number = f'<a href="notebooks/{name}.html">{name[:2]}</a>'
-        own = sorted(id for id, record in records.items() if record["notebook"] == name)
-        cards = "\n".join(card(id, records[id]["caption"], place(id, name, notebook)) for id in own)
-        claims = [claim for claim in table.to_dict("records") if claim["notebook"] == name]
-        counts = Counter(claim["verdict"] for claim in claims)
-        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-        heads = "<th>".join(["<tr>", *COLUMNS, "figure", "data</tr>"])
-        rows = "\n".join(map(row, claims))
-        parts += [
-            f'<h2 id="{name}">{number} {question}</h2>',
-            markdown2html(answer),
-            f'<div class="gallery">{cards}</div>',
-        ]
-        parts += [f"<details><summary>Claims: {summary}</summary><table>{heads}{rows}</table></details>"]
-    return page("mfkit: all figures and claims", *parts, UNFOLD)
+def linked_files(source: Path) -> set[str]:
+    """Files of the repository, by their path there, that a page links and that are no pages themselves."""
+    root, found = repository.root(), set()
+    for page in [*source.rglob("*.md"), *source.rglob("*.ipynb")]:
+        here = page.parent.relative_to(source)
+        for link in re.findall(r"""\]\(([^)#\s]+)|(?:href|src)=\\?["']([^"'#\\]+)""", page.read_text(encoding="utf-8")):
+            target = os.path.normpath(here / "".join(link))
+            if not target.startswith("..") and (root / target).is_file() and not target.endswith((".md", ".ipynb")):
+                found.add(target)
+    return found
 
 
-def place(id: str, name: str, notebook: nbformat.NotebookNode) -> str:
-    """The page, and there the cell, that saves a figure."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    saving = [cell.id for cell in code if re.search(rf"[\"']{id}[\"']", cell.source)]
-    return f"notebooks/{name}.html" + (f"#cell-id={saving[-1]}" if saving else "")
+def run_builder(source: Path) -> Path:
+    """Jupyter Book's pages, in a folder beside `source`. A warning ends it as an error does."""
+    program = "from jupyter_book.cli.main import main; main()"  # `python -m jupyter_book` there is none
+    command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(source.parent)]
+    paths = [str(repository.root()), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    options = ["--all", "--warningiserror", "--keep-going"]
+    ended = subprocess.run([*command, *options], env=environment, cwd=source, capture_output=True, text=True)
+    if ended.returncode:
+        said = [line for line in ended.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
+        raise RuntimeError("Jupyter Book:\n" + "\n".join(said or (ended.stdout + ended.stderr).splitlines()[-20:]))
+    return source.parent / "_build" / "html"
 
 
-def card(id: str, caption: str, place: str) -> str:
-    files = " · ".join(f'<a href="figures/{id}.{suffix}">{suffix}</a>' for suffix in FILES)
-    image = f'<a href="{place}"><img src="figures/{id}.png" alt="{html.escape(caption)}"></a>'
-    return f'<figure id="{id}">{image}<figcaption><b>{id}</b> {files}<br>{html.escape(caption)}</figcaption></figure>'
+def copy_all(files: set[str], target: Path) -> None:
+    """Files of the repository to the same places below `target`."""
+    for name in sorted(files):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(repository.root() / name, target / name)
 
 
-def row(claim: dict) -> str:
-    cells = [html.escape(str(claim[key])) for key in COLUMNS]
-    cells[2] = f'<a href="notebooks/{claim["notebook"]}.html">{claim["notebook"][:2]}</a> {cells[2]}'
-    cells += [f'<a href="#{claim["figure"]}">{claim["figure"]}</a>', f'<a href="figures/{claim["figure"]}.csv">csv</a>']
-    return f'<tr id="{claim["id"]}" class="{claim["verdict"]}"><td>' + "<td>".join(cells) + "</tr>"
+def copy_mathjax(target: Path) -> None:
+    """The script and the fonts that set formulas: 2 of the 24 MB that sphinx-mathjax-offline would copy."""
+    spec = find_spec("sphinx-mathjax-offline")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the book's formulas need sphinx-mathjax-offline, which is not installed")
+    given = Path(spec.origin).parent / "static" / "mathjax"
+    target.mkdir()
+    shutil.copyfile(given / MATHJAX[0], target / MATHJAX[0])
+    shutil.copytree(given / MATHJAX[1], target / MATHJAX[1])
