@@ -107,6 +107,21 @@ def test_what_stays_does_not_know_the_batch(size):
     assert sum(measure.state_bytes(model, optimizer).values()) == 16 * 500 * 8 + 2 * 4  # two step counters
 
 
+@pytest.mark.parametrize("shape", [(300, 100), (300, 200), (100, 300)])
+def test_temporary_tables_of_adam(shape):
+    """Two like the users', then two like the items' while one like the users' is still there; fused makes none."""
+    m, n, d = *shape, 8
+    peaks = []
+    for fused in (False, True):
+        model = Example(m, n, d)
+        optimizer = torch.optim.Adam(model.parameters(), fused=fused)
+        step(model, *batch(shape, 50))()
+        optimizer.step()
+        peaks.append(measure.peak_bytes(optimizer.step))
+    assert peaks[0] == pytest.approx(4 * d * (m + max(m, 2 * n)), abs=100)
+    assert peaks[1] < 100
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_saved_bytes(size):
     users, items, values = batch((300, 200), size)
