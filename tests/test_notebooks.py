@@ -41,7 +41,6 @@ def test_shape(notebook):
 
 OLD = {  # not yet in the shape that the tests below ask for
     "03_sparse",
-    "07_l1",
     "09_tuning",
     "10_real_ratings",
     "11_your_own_model",
