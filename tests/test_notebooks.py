@@ -42,7 +42,6 @@ def test_shape(notebook):
 OLD = {  # not yet in the shape that the tests below ask for
     "01_memory",
     "02_mini_batches",
-    "03_sparse",
     "04_initialization",
     "06_l2",
     "07_l1",
