@@ -40,7 +40,6 @@ def test_shape(notebook):
 
 
 OLD = {  # not yet in the shape that the tests below ask for
-    "03_sparse",
     "09_tuning",
     "10_real_ratings",
     "11_your_own_model",
