@@ -18,7 +18,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
@@ -117,7 +117,7 @@ def publish(
     caption: str,
     *,
     alt: str | None = None,
-    numbers: Mapping[str, float] | None = None,
+    numbers: dict[str, float] | None = None,
     config: Any = None,
     seeds: Iterable[int] = (),
     tolerance: float = 0.02,
@@ -152,7 +152,7 @@ def publish(
         "config": _settings(config),
         "tolerance": number("tolerance", tolerance, least=0),
         "timing": boolean("timing", timing),
-        "numbers": _numbers(numbers or {}),
+        "numbers": _numbers({} if numbers is None else instance("numbers", numbers, dict)),
         "claims": [{**asdict(c), "verdict": c.verdict} for c in claims],
     }
     _write(fig, data, about)
@@ -208,10 +208,10 @@ def _write(fig: Figure, data: pd.DataFrame, about: dict[str, Any]) -> None:
         partial["json"].write_text(text + "\n", encoding="utf-8")
 
 
-def _numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+def _numbers(numbers: dict[str, float]) -> dict[str, float]:
     """The numbers by their names; ValueError for a name with other letters, TypeError for what is no number."""
     for name in numbers:
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", instance("numbers", name, str)):
             raise ValueError(f"numbers must have names that are lower-case-with-dashes, got {name!r}")
     return {name: float(number(f"numbers[{name!r}]", value)) for name, value in numbers.items()}
 

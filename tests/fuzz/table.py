@@ -99,7 +99,7 @@ def run() -> dict[str, Any]:
 ON = {"ratings": ratings()}
 PAIR = {"prediction": torch.ones(3), "target": torch.zeros(3)}
 SPREAD = ON | {"n_factors": D, "scale": 0.1}
-CLAIMS, SGD = [records.claim("one-is-one", "One is one.", 1.0, 1.0)], TrainConfig.textbook(optimizer="sgd", lr=0.1)
+CLAIMS, SGD = [records.claim("theorem", "one-is-one", "One is one.", 1.0, 1.0)], TrainConfig.textbook(optimizer="sgd", lr=0.1)
 TUNED = {"train": ratings(), "validation": ratings(), "config": QUICK, "sampler": "random", "n_trials": 1}
 CALLS: dict[
     str, Callable[[], tuple[Callable, dict[str, Any]]]
@@ -171,6 +171,8 @@ CALLS: dict[
     "predict.sharpness": lambda: (predict.sharpness, SPREAD),
     "predict.max_stable_lr": lambda: (predict.max_stable_lr, SPREAD),
     "predict.huber_efficiency": lambda: (predict.huber_efficiency, {"k": 1.0}),
+    "predict.huber_variance": lambda: (predict.huber_variance, {"k": 1.0, "share": 0.1, "size": 3.0}),
+    "predict.huber_break_even": lambda: (predict.huber_break_even, {"share": 0.1}),
     "predict.state_bytes": lambda: (predict.state_bytes, {"model": model()}),
     "predict.peak_bytes": lambda: (predict.peak_bytes, {"function": lambda: torch.ones(3)}),
     "predict.dry_step": lambda: (predict.dry_step, {"model": model(), "batch_size": 4}),
@@ -193,10 +195,10 @@ CALLS: dict[
     "measure.peak_bytes": lambda: (measure.peak_bytes, {"function": lambda: torch.ones(3)}),
     "figures.claim": lambda: (
         figures.claim,
-        {"id": "one-is-one", "statement": "One is one.", "predicted": 1.0, "measured": 1.0},
+        {"kind": "theorem", "id": "one-is-one", "statement": "One is one.", "predicted": 1.0, "measured": 1.0},
     ),
-    "figures.save": lambda: (
-        figures.save,
+    "figures.publish": lambda: (
+        figures.publish,
         {"fig": Figure(), "id": "99_fuzz", "data": frame(), "claims": CLAIMS, "caption": "A caption."},
     ),
 }
@@ -375,19 +377,27 @@ KINDS: dict[str, Kind] = {  # by argument; by function.argument where one differ
     "predict.sharpness.batch_size": optional(count(1, EITHER)),
     "predict.max_stable_lr.batch_size": optional(count(1, EITHER)),
     "predict.huber_efficiency.k": POSSIBLY_INFINITE,
+    "predict.huber_variance.k": POSITIVE,
+    "predict.huber_variance.size": STRENGTH,
+    "predict.huber_variance.share": number(least=0, below=1),
+    "predict.huber_break_even.k": POSITIVE,
+    "predict.huber_break_even.share": number(least=0, below=1),
     "measure.largest_interaction.model": MODEL,
     "measure.learning_curve.validation": RATINGS,
     "measure.state_bytes.optimizer": a(torch.optim.Optimizer),
     "measure.minimum.n_factors": SIZE,
+    "figures.claim.kind": word(*records.KINDS),
     "figures.claim.id": lambda value: EITHER if isinstance(value, str) else BAD,
     "figures.claim.statement": a(str),
     "figures.claim.repeat": STRENGTH,
-    "figures.save.id": word("99_fuzz"),
-    "figures.save.fig": a(Figure),
-    "figures.save.data": a(pd.DataFrame),
-    "figures.save.claims": every(a(records.Claim)),
-    "figures.save.seeds": every(count(0, EITHER)),
-    "figures.save.config": lambda value: EITHER if isinstance(value, dict) else optional(CONFIG)(value),
+    "figures.publish.id": word("99_fuzz"),
+    "figures.publish.fig": a(Figure),
+    "figures.publish.data": a(pd.DataFrame),
+    "figures.publish.claims": every(a(records.Claim)),
+    "figures.publish.seeds": every(count(0, EITHER)),
+    "figures.publish.alt": optional(a(str)),
+    "figures.publish.numbers": lambda value: EITHER if isinstance(value, Mapping) else optional(a(dict))(value),
+    "figures.publish.config": lambda value: EITHER if isinstance(value, dict) else optional(CONFIG)(value),
 }
 PASSED_ON = {  # what ** stands for
     "tune": ("sampler", "n_trials", "study", "seed", "storage", "made_with"),

@@ -420,9 +420,9 @@ numbers = st.floats(-1e6, 1e6)
 
 @given(numbers, numbers, st.floats(0, 2), st.sampled_from(["<", ">", "<=", ">="]))
 def test_a_claim_s_verdict(predicted, measured, tolerance, sign):
-    near = good(figures.claim, "it-is", "It is.", predicted, measured, tolerance)
+    near = good(figures.claim, "prediction", "it-is", "It is.", predicted, measured, tolerance)
     assert (near.verdict == "HOLDS") == (abs(measured - predicted) <= tolerance * (abs(predicted) or 1))
-    bound = good(figures.claim, "it-is", "It is.", (sign, predicted), np.float64(measured))
+    bound = good(figures.claim, "prediction", "it-is", "It is.", (sign, predicted), np.float64(measured))
     assert (bound.verdict == "HOLDS") == eval(f"{measured!r} {sign} {predicted!r}")
 
 
@@ -430,11 +430,11 @@ def test_a_figure_is_four_files(tmp_path, monkeypatch):
     monkeypatch.setenv("MFKIT_FIGURES", str(tmp_path / "ä b"))
     data = pd.DataFrame({"x": [1.0, math.nan], "y": ["a", "b"]})
     good(
-        figures.save,
+        figures.publish,
         Figure(),
         "99_it",
         data,
-        [records.claim("it-is", "It is.", 1, 1)],
+        [records.claim("theorem", "it-is", "It is.", 1, 1)],
         "It.",
         config={"lr": np.float32(1)},
     )
