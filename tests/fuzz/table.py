@@ -99,7 +99,8 @@ def run() -> dict[str, Any]:
 ON = {"ratings": ratings()}
 PAIR = {"prediction": torch.ones(3), "target": torch.zeros(3)}
 SPREAD = ON | {"n_factors": D, "scale": 0.1}
-CLAIMS, SGD = [records.claim("theorem", "one-is-one", "One is one.", 1.0, 1.0)], TrainConfig.textbook(optimizer="sgd", lr=0.1)
+CLAIMS = [records.claim("theorem", "one-is-one", "One is one.", 1.0, 1.0)]
+SGD = TrainConfig.textbook(optimizer="sgd", lr=0.1)
 TUNED = {"train": ratings(), "validation": ratings(), "config": QUICK, "sampler": "random", "n_trials": 1}
 CALLS: dict[
     str, Callable[[], tuple[Callable, dict[str, Any]]]
