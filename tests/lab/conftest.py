@@ -19,8 +19,10 @@ def saved(tmp_path, monkeypatch):
         frame = pd.DataFrame({"x": list(data), "arm": ["a", "b", "c"]})
         given = {"predicted": 1.0, "measured": 1.001, "tolerance": 0.01} | claim
         one = figures.claim(given.pop("kind", "prediction"), "a-claim", "It is one.", **given)
+        quoted = numbers or {"mean": 1.0}
+        config = TrainConfig.textbook()
         figures.publish(
-            fig, "00_test", frame, [one], "A line.", config=TrainConfig.textbook(), seeds=[0], timing=timing
+            fig, "00_test", frame, [one], "A line.", numbers=quoted, config=config, seeds=[0], timing=timing
         )
         return tmp_path / folder
 
