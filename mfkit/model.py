@@ -257,7 +257,7 @@ class MatrixFactorization(Catalogue):
 
 def _check_room(n_users: int, n_items: int, n_factors: int, biases: bool) -> None:
     """ValueError for tables beyond the machine's memory, which the allocator would refuse without a name."""
-    if torch.get_default_device().type != "cpu":  # on "meta" they need none
+    if torch.empty(0).device.type != "cpu":  # on "meta" they need none
         return
     of_a_row = torch.get_default_dtype().itemsize * (n_factors + biases) + 1  # and whether it was seen
     needed, there = (n_users + n_items) * of_a_row, machine_bytes()
