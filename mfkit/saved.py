@@ -39,8 +39,9 @@ def read(path: str | Path) -> dict[str, Any]:
     parts = files.read(path, FIRST_LINE, "path", "MatrixFactorization.save")
     try:
         check_parts(parts)
-        for name, size in zip(("user_ids", "item_ids"), parts["sizes"], strict=False):
-            parts[name] = read_ids(name, parts[name], size)
+        n_users, n_items, *_ = parts["sizes"]
+        parts["user_ids"] = read_ids("user_ids", parts["user_ids"], n_users)
+        parts["item_ids"] = read_ids("item_ids", parts["item_ids"], n_items)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"path={str(path)!r} must hold what MatrixFactorization.save writes, got {error}") from error
     return parts
